@@ -1,0 +1,1 @@
+"""One file for each figure, table and theorem of the paper."""

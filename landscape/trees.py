@@ -1,0 +1,58 @@
+"""Linear algebra on pytrees of arrays: the parameters of a network as one vector, and the working precision."""
+
+from contextlib import AbstractContextManager
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+def float64() -> AbstractContextManager:
+    """The context in which JAX computes in float64; the name of the switch moved between jax 0.7 and 0.10."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax import experimental
+
+    return experimental.enable_x64()
+
+
+def vdot(a: Tree, b: Tree) -> jax.Array:
+    """Inner product ⟨a, b⟩ over all leaves."""
+    return reduce(jnp.add, [jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)])
+
+
+def norm(a: Tree) -> jax.Array:
+    """Euclidean norm ‖a‖ over all leaves.
+
+    >>> float(norm({"w": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}))
+    5.0
+    """
+    return jnp.sqrt(vdot(a, a))
+
+
+def scale(s: jax.Array | float, a: Tree) -> Tree:
+    """s·a, leaf by leaf."""
+    return jax.tree.map(lambda x: s * x, a)
+
+
+def axpy(s: jax.Array | float, a: Tree, b: Tree) -> Tree:
+    """s·a + b, leaf by leaf."""
+    return jax.tree.map(lambda x, y: s * x + y, a, b)
+
+
+def subtract(a: Tree, b: Tree) -> Tree:
+    """a − b, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def size(a: Tree) -> int:
+    """Number of scalars in the tree."""
+    return sum(x.size for x in jax.tree.leaves(a))
+
+
+def nbytes(a: Tree) -> int:
+    """Bytes of the tree's arrays (shapes suffice)."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(a))

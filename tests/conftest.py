@@ -1,0 +1,21 @@
+"""Shared settings of the test suite: four CPU devices, no silent rank promotion, real data only where they are named."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with the real MNIST and CIFAR-10 files; tests that need it are skipped where it is not given."""
+    root = os.environ.get("LANDSCAPE_DATA")
+    if not root:
+        pytest.skip("LANDSCAPE_DATA is unset: it names the folder with the real MNIST and CIFAR-10 files")
+    return Path(root)
