@@ -1,0 +1,47 @@
+"""The look of every figure: sizes for one or two printed columns, real text in PDF, maps that survive greyscale."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
+"""Widths in inches of a figure in one and in two columns of print."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, distinguishable with every common colour blindness."""
+
+SURFACE_MAP = "cividis"
+"""Perceptually uniform, monotone in lightness."""
+
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "lines.linewidth": 1.2,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "savefig.dpi": 200,
+}
+
+
+def figure(width: float = TWO_COLUMNS, height: float = 2.4, *, rows: int = 1, columns: int = 1, **axes: Any) -> tuple:
+    """A figure of width x height inches with rows x columns axes (a 2-D array of them), laid out without overlaps.
+
+    Built without pyplot, hence without global state; `axes` goes to `Figure.subplots`.
+    """
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        return fig, fig.subplots(rows, columns, squeeze=False, **axes)
+
+
+def save(fig: Figure, path: str | Path) -> None:
+    """Write a figure as PNG (200 dpi) or PDF (real text), by the suffix of `path`."""
+    with mpl.rc_context(STYLE):
+        fig.savefig(path, dpi=200)
