@@ -1,4 +1,4 @@
-"""Shared settings of the test suite: four CPU devices, no silent rank promotion, real data only where they are named."""
+"""Shared settings of the test suite: four CPU devices, no silent rank promotion, real data only where named."""
 
 import os
 from pathlib import Path
