@@ -1,0 +1,125 @@
+"""Losses per example, (outputs [N, C], y [N]) -> [N]: the τ-hinge of Eq. (1), the 10-class hinge of §5.1 and others.
+
+Any leading axes will do: one example is outputs [C] with a scalar label.
+"""
+
+from collections.abc import Callable
+from typing import overload
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@overload
+def tau_hinge(*, tau: float = 1.0) -> Loss: ...
+@overload
+def tau_hinge(outputs: jax.Array, y: jax.Array, tau: float = 1.0) -> jax.Array: ...
+def tau_hinge(outputs=None, y=None, tau=1.0):
+    """τ-hinge loss, Eq. (1): max(0, 1 − y f / τ) for labels y = ±1; with `tau` alone, the loss function of that τ.
+
+    Args:
+        outputs: [N, 1].
+        y: Labels −1 or +1, [N].
+        tau: The margin parameter τ > 0.
+
+    Raises:
+        ValueError: τ is not positive, or the outputs are not one an example.
+
+    >>> tau_hinge(jnp.array([[0.5], [-4.0]]), jnp.array([1.0, 1.0]), tau=2.0).tolist()
+    [0.75, 3.0]
+    >>> tau_hinge(tau=2.0)(jnp.array([[0.5]]), jnp.array([-1])).tolist()
+    [1.25]
+    """
+    if not 0 < tau < float("inf"):
+        raise ValueError(f"tau must be positive and finite, Eq. (1); got {tau}.")
+    if (outputs is None) != (y is None):
+        raise ValueError("tau_hinge takes outputs and labels, or tau alone by name: tau_hinge(tau=2.0).")
+    if outputs is not None:
+        return optax.hinge_loss(_only(outputs, y, "tau_hinge") / tau, y)
+
+    def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
+        return tau_hinge(outputs, y, tau)
+
+    loss.__name__ = f"tau_hinge({tau:g})"
+    return loss
+
+
+def hinge(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """The classic hinge loss, Eq. (1) with τ = 1: max(0, 1 − y f) for labels y = ±1."""
+    return tau_hinge(outputs, y)
+
+
+def multiclass_hinge(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """The 10-class hinge loss of §5.1, for any number of classes: Σ_{j ≠ y} max(0, 1 + f_j − f_y).
+
+    Args:
+        outputs: [N, C], C ≥ 2.
+        y: Classes 0 … C − 1, integers [N].
+
+    Raises:
+        ValueError: Fewer than two outputs, or labels that are not integers.
+
+    >>> multiclass_hinge(jnp.array([[2.0, 1.5, 0.0]]), jnp.array([0])).tolist()
+    [0.5]
+    """
+    right = _one_hot(y, outputs, "multiclass_hinge")
+    own = (outputs * right).sum(-1, keepdims=True)
+    return jax.nn.relu(outputs - own + (1 - right)).sum(-1)
+
+
+def squared(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Squared error ‖f − y‖², summed over the outputs, without the factor ½.
+
+    Args:
+        outputs: [N, C].
+        y: Targets [N, C], or [N] when C = 1, or classes [N] (integers, C ≥ 2) standing for unit vectors.
+    """
+    if y.shape[-1:] == outputs.shape[-1:] and y.ndim == outputs.ndim:
+        return optax.squared_error(outputs, y).sum(-1)
+    if outputs.shape[-1] == 1:
+        return optax.squared_error(_only(outputs, y, "squared"), y)
+    return optax.squared_error(outputs, _one_hot(y, outputs, "squared")).sum(-1)
+
+
+def logistic(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Logistic loss log(1 + exp(−y f)) for one output and labels ±1; softmax cross-entropy for classes 0 … C − 1.
+
+    Args:
+        outputs: [N, C].
+        y: Labels −1 or +1 when C = 1, else integer classes, [N].
+
+    >>> [round(v, 4) for v in logistic(jnp.zeros([2, 1]), jnp.array([1, -1])).tolist()]
+    [0.6931, 0.6931]
+    """
+    if outputs.shape[-1] == 1:
+        return optax.sigmoid_binary_cross_entropy(_only(outputs, y, "logistic"), (1 + y) / 2)
+    return optax.safe_softmax_cross_entropy(outputs, _one_hot(y, outputs, "logistic"))
+
+
+BY_NAME: dict[str, Loss] = {
+    "hinge": hinge,
+    "multiclass_hinge": multiclass_hinge,
+    "squared": squared,
+    "logistic": logistic,
+}
+
+
+def _only(outputs: jax.Array, y: jax.Array, name: str) -> jax.Array:
+    if outputs.ndim != jnp.ndim(y) + 1 or outputs.shape[-1] != 1:
+        raise ValueError(
+            f"{name} takes one output an example, [N, 1], and labels [N]; got outputs {outputs.shape} and labels "
+            f"{jnp.shape(y)}.\n  With several outputs, multiclass_hinge and logistic take integer classes."
+        )
+    return outputs[..., 0]
+
+
+def _one_hot(y: jax.Array, outputs: jax.Array, name: str) -> jax.Array:
+    if outputs.shape[-1] < 2 or outputs.ndim != jnp.ndim(y) + 1 or not jnp.issubdtype(jnp.result_type(y), jnp.integer):
+        raise ValueError(
+            f"{name} takes outputs [N, C] with C >= 2 and integer classes [N]; got outputs {outputs.shape} and labels "
+            f"{jnp.shape(y)} of type {jnp.result_type(y)}.\n  For labels -1 and +1 and one output, take hinge."
+        )
+    return jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype)
