@@ -1,0 +1,130 @@
+"""Files that are whole or absent: temporary name, fsync, rename; arrays with a checksum; fingerprints of inputs.
+
+JAX is imported on first use, so that the command line can answer without it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Stopped(Exception):
+    """Raised between two units of work after a request to stop; everything finished so far is on disk."""
+
+
+class Corrupted(ValueError):
+    """A stored file does not match its own checksum."""
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it: never half a file.
+
+    Raises:
+        OSError: The folder cannot be written or the disk is full; the earlier file, if any, is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".pending{path.suffix}", dir=path.parent)
+    os.close(handle)
+    try:
+        write(Path(name))
+        with open(name, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically."""
+    write_atomic(path, lambda p: p.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
+
+
+def fingerprint(*parts: Any) -> str:
+    """sha256 (hex) of trees of arrays, numbers and strings, including shapes, types and structure.
+
+    >>> fingerprint({"a": np.arange(3)}) == fingerprint({"a": np.arange(3)})
+    True
+    >>> fingerprint(np.arange(3)) == fingerprint(np.arange(3.0))
+    False
+    """
+    import jax
+
+    digest = hashlib.sha256()
+    leaves, structure = jax.tree.flatten(parts)
+    digest.update(str(structure).encode())
+    for leaf in leaves:
+        if isinstance(leaf, str | bool | int | float):
+            digest.update(repr(leaf).encode())
+            continue
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any], key: str) -> None:
+    """Write named arrays as npz, with the `key` of the inputs they belong to and their own checksum."""
+    content = {name: np.asarray(array) for name, array in arrays.items()}
+    sealed = {**content, "__key__": np.asarray(key), "__seal__": np.asarray(fingerprint(key, content))}
+
+    def write(pending: Path) -> None:
+        with open(pending, "wb") as file:
+            np.savez(file, allow_pickle=False, **sealed)
+
+    write_atomic(path, write)
+
+
+def load_arrays(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """Read arrays written by `save_arrays`; None where there is no such file.
+
+    Raises:
+        Corrupted: The file is damaged, or belongs to other inputs than `key`; it must not be used.
+    """
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise Corrupted(f"{path} cannot be read ({error}).") from error
+    found, seal = str(arrays.pop("__key__", "")), str(arrays.pop("__seal__", ""))
+    if seal != fingerprint(found, arrays):
+        raise Corrupted(f"{path} does not match its checksum.\n  Delete it and run the command again.")
+    if found != key:
+        raise Corrupted(f"{path} belongs to other inputs.\n  Delete it, or choose another folder.")
+    return arrays
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Create the folder if needed and hold it for this process alone.
+
+    Raises:
+        ValueError: Another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror}).\n  Choose another --out.") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()} on {os.uname().nodename}".encode())
+        yield
+    except BlockingIOError as error:
+        holder = os.read(handle, 100).decode() or "unknown"
+        raise ValueError(f"{folder} is in use by process {holder}.\n  Wait for it, or choose another --out.") from error
+    finally:
+        os.close(handle)
