@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from landscape import storage
 
@@ -37,7 +38,7 @@ class Dataset:
 
     x: Array
     y: Array
-    weight: Array = None  # replaced by ones before anybody sees it
+    weight: Any = None
     name: str = "data"
     teacher: Any = None
 
@@ -51,7 +52,7 @@ class Dataset:
         for name, array in {"x": x, "y": y, "weight": weight}.items():
             _refuse_not_finite(name, array)
             object.__setattr__(self, name, array)
-        if not isinstance(weight, jax.core.Tracer) and (weight.min() < 0 or weight.max() <= 0):
+        if not isinstance(weight, Tracer) and (weight.min() < 0 or weight.max() <= 0):
             raise ValueError("Weights must not be negative, and one at least must be positive.")
 
     def tree_flatten(self) -> tuple[tuple[Array, Array, Array], str]:
@@ -128,7 +129,7 @@ def _shape(array: Any) -> str:
 
 def _refuse_not_finite(name: str, array: Array) -> None:
     """Smallest and largest value tell it without a mask of the array's size."""
-    if isinstance(array, jax.core.Tracer) or array.size == 0:
+    if isinstance(array, Tracer) or array.size == 0:
         return
     if not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise ValueError(

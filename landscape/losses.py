@@ -17,7 +17,7 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 def tau_hinge(*, tau: float = 1.0) -> Loss: ...
 @overload
 def tau_hinge(outputs: jax.Array, y: jax.Array, tau: float = 1.0) -> jax.Array: ...
-def tau_hinge(outputs=None, y=None, tau=1.0):
+def tau_hinge(outputs: jax.Array | None = None, y: jax.Array | None = None, tau: float = 1.0) -> jax.Array | Loss:
     """τ-hinge loss, Eq. (1): max(0, 1 − y f / τ) for labels y = ±1; with `tau` alone, the loss function of that τ.
 
     Args:
@@ -35,10 +35,10 @@ def tau_hinge(outputs=None, y=None, tau=1.0):
     """
     if not 0 < tau < float("inf"):
         raise ValueError(f"tau must be positive and finite, Eq. (1); got {tau}.")
-    if (outputs is None) != (y is None):
-        raise ValueError("tau_hinge takes outputs and labels, or tau alone by name: tau_hinge(tau=2.0).")
-    if outputs is not None:
+    if outputs is not None and y is not None:
         return optax.hinge_loss(_only(outputs, y, "tau_hinge") / tau, y)
+    if outputs is not None or y is not None:
+        raise ValueError("tau_hinge takes outputs and labels, or tau alone by name: tau_hinge(tau=2.0).")
 
     def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
         return tau_hinge(outputs, y, tau)
