@@ -1,0 +1,189 @@
+"""Surfaces beside each other: a row over the number of branches (Figure 1), rows of networks (Figure 4), pairs."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from landscape.plots import caption, scale
+from landscape.plots.style import STYLE, TWO_COLUMNS, figure
+from landscape.plots.surface import colour_bar, draw_contour, draw_surface, note
+
+if TYPE_CHECKING:
+    from landscape.surfaces import Surface
+
+LEFT, RIGHT, NOTE = 0.28, 0.62, 0.34
+"""Inches left for the names of the rows, for the common colour bar, and for the note under the figure."""
+
+
+def one_for_each(surfaces: Sequence["Surface"]) -> list["Surface"]:
+    """The first surface of each number of branches, in increasing order; all of them where none is stated."""
+    if not all("branches" in s.metadata for s in surfaces):
+        return list(surfaces)
+    first: dict[int, Surface] = {}
+    for surface in surfaces:
+        first.setdefault(int(surface.metadata["branches"]), surface)
+    return [first[branches] for branches in sorted(first)]
+
+
+def _triples(surfaces: Sequence["Surface"], shown: Sequence["Surface"]) -> str:
+    if len(surfaces) == len(shown):
+        return ""
+    return f" Of {len(surfaces) // len(shown)} triples of solutions the first is drawn."
+
+
+class _Sheet:
+    """Places axes on a figure in inches from its upper left corner: columns of equal width, bands of given height."""
+
+    def __init__(self, columns: int, height: float) -> None:
+        self.height, self.columns = height + NOTE, columns
+        self.column = (TWO_COLUMNS - LEFT - RIGHT) / columns
+        self.fig = Figure(figsize=(TWO_COLUMNS, self.height))
+
+    def place(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """Figure fractions of a rectangle given in inches from the upper left corner."""
+        return left / TWO_COLUMNS, 1 - (top + height) / self.height, width / TWO_COLUMNS, height / self.height
+
+    def cell(self, n: int, top: float, height: float, *, pad: tuple[float, float] = (0.0, 0.0)) -> tuple:
+        """Figure fractions of column `n` of the band at `top`, less `pad` inches at the left and at the right."""
+        return self.place(LEFT + n * self.column + pad[0], top, self.column - sum(pad), height)
+
+    def name(self, text: str, top: float, height: float) -> None:
+        """The name of a band, upright at its left."""
+        self.fig.text(0.11 / TWO_COLUMNS, 1 - (top + height / 2) / self.height, text, rotation=90, va="center")
+
+    def bar(self, norm: Normalize, label: str, top: float, height: float) -> None:
+        """The colour bar of a band at its right."""
+        place = self.place(TWO_COLUMNS - RIGHT + 0.08, top + 0.15 * height, 0.07, 0.7 * height)
+        colour_bar(self.fig, self.fig.add_axes(place), norm, label, inside=True).set_label(label, fontsize=6.5)
+
+
+def _solid_band(
+    sheet: _Sheet, surfaces: Sequence["Surface"], norms: Sequence[Normalize], top: float, *, heights: bool
+) -> float:
+    """A band of surfaces in three dimensions, their heights labelled on request; returns the band's height."""
+    height = min(sheet.column * 1.02, 1.6)
+    for n, (surface, norm) in enumerate(zip(surfaces, norms, strict=True)):
+        ax: Any = sheet.fig.add_axes(sheet.cell(n, top, height), projection="3d")
+        draw_surface(ax, surface, norm)
+        ax.patch.set_alpha(0)
+        ax.tick_params(labelsize=5, pad=-4)
+        ax.set(xticklabels=[], yticklabels=[])
+        if not heights:
+            ax.set_zticklabels([])
+    return height
+
+
+def _titles(sheet: _Sheet, surfaces: Sequence["Surface"], top: float) -> None:
+    for n, surface in enumerate(surfaces):
+        x = (LEFT + (n + 0.5) * sheet.column) / TWO_COLUMNS
+        sheet.fig.text(x, 1 - top / sheet.height, caption.title(surface), ha="center", va="top", fontsize=8)
+
+
+def _flat_band(sheet: _Sheet, surfaces: Sequence["Surface"], norms: Sequence[Normalize], top: float) -> float:
+    """A band of filled contours, each with its own colour bar beneath; returns its height."""
+    size = min(sheet.column - 0.3, 1.5)
+    for n, (surface, norm) in enumerate(zip(surfaces, norms, strict=True)):
+        ax = sheet.fig.add_axes(sheet.cell(n, top, size, pad=(0.24, 0.06)))
+        draw_contour(ax, surface, norm, count=9, small=True)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(2, integer=True))
+        ax.tick_params(labelsize=5.5, pad=1, length=2)
+        bar = sheet.fig.add_axes(sheet.cell(n, top + size + 0.2, 0.05, pad=(0.24, 0.06)))
+        colour_bar(sheet.fig, bar, norm, "", inside=True, across=True).ax.tick_params(labelsize=5.5, pad=1, length=2)
+    return size + 0.5
+
+
+def row(surfaces: Sequence["Surface"], *, log: bool = False) -> Figure:
+    """The row of surfaces over I as in Figure 1: on one common scale, each on its own, and their contours beneath.
+
+    Where there are several surfaces with the same number of branches, the first is drawn.
+
+    Args:
+        surfaces: In any order; titled with `metadata["branches"]`.
+        log: Heights and colours on a log scale.
+
+    Raises:
+        ValueError: There is no surface, a surface has no finite value, or a log scale has no positive one.
+    """
+    note_text = caption.limits(surfaces)
+    shown = one_for_each(surfaces)
+    arrays = [scale.values(s) for s in shown]
+    common, own = scale.norm(arrays, log=log), [scale.norm([a], log=log) for a in arrays]
+    with mpl.rc_context(STYLE):
+        columns = max(len(shown), 3)
+        wide = (TWO_COLUMNS - LEFT - RIGHT) / columns
+        solid, flat = min(wide * 1.02, 1.6), min(wide - 0.3, 1.5) + 0.5
+        sheet = _Sheet(columns, 0.2 + 2 * solid + 0.1 + flat)
+        _titles(sheet, shown, 0.06)
+        _solid_band(sheet, shown, [common] * len(shown), 0.2, heights=False)
+        sheet.name("common scale", 0.2, solid)
+        sheet.bar(common, caption.loss_label(shown[0]), 0.2, solid)
+        _solid_band(sheet, shown, own, 0.2 + solid, heights=True)
+        sheet.name("own scale", 0.2 + solid, solid)
+        _flat_band(sheet, shown, own, 0.3 + 2 * solid)
+        sheet.name("from above", 0.3 + 2 * solid, flat - 0.5)
+        note(sheet.fig, note_text + _triples(surfaces, shown))
+    return sheet.fig
+
+
+def rows(groups: Mapping[str, Sequence["Surface"]], *, common: bool = True, log: bool = False) -> Figure:
+    """Rows of surfaces over I as in Figure 4, one for each named network; a common scale within each row.
+
+    Args:
+        groups: Surfaces of each row by its name, for example "MNIST".
+        common: One scale in each row (comparable), or each surface on its own.
+        log: Heights and colours on a log scale.
+
+    Raises:
+        ValueError: There is no surface in a row, or nothing finite to draw.
+    """
+    if not groups:
+        raise ValueError("Rows need at least one named group of surfaces; none came.")
+    everything = [s for group in groups.values() for s in group]
+    note_text = caption.limits(everything)
+    shown = {name: one_for_each(group) for name, group in groups.items()}
+    with mpl.rc_context(STYLE):
+        columns = max(3, *(len(group) for group in shown.values()))
+        band = min((TWO_COLUMNS - LEFT - RIGHT) / columns * 1.02, 1.6) + 0.2
+        sheet = _Sheet(columns, band * len(shown) + 0.05)
+        for n, (name, group) in enumerate(shown.items()):
+            _row_of(sheet, name, group, n * band, common=common, log=log)
+        scales = "Common scale in each row." if common else "Each surface on its own scale."
+        note(sheet.fig, f"{note_text} {scales}")
+    return sheet.fig
+
+
+def _row_of(sheet: _Sheet, name: str, group: Sequence["Surface"], top: float, *, common: bool, log: bool) -> None:
+    arrays = [scale.values(s) for s in group]
+    whole = scale.norm(arrays, log=log)
+    norms = [whole if common else scale.norm([a], log=log) for a in arrays]
+    _titles(sheet, group, top + 0.06)
+    height = _solid_band(sheet, group, norms, top + 0.2, heights=not common)
+    sheet.name(name, top + 0.2, height)
+    if common:
+        sheet.bar(whole, caption.loss_label(group[0]), top + 0.2, height)
+
+
+def before_after(before: "Surface", after: "Surface", *, names: tuple[str, str] = ("as trained", "aligned")) -> Figure:
+    """Two surfaces as contours on one colour scale: the solutions as trained and after aligning their branches.
+
+    Raises:
+        ValueError: A surface has no finite value.
+    """
+    pair = (before, after)
+    norm = scale.norm([scale.values(s) for s in pair])
+    fig, (axes,) = figure(TWO_COLUMNS, 3.2, columns=2)
+    with mpl.rc_context(STYLE):
+        for ax, surface, name in zip(axes, pair, names, strict=True):
+            draw_contour(ax, surface, norm)
+            a, b = caption.axis_labels(surface)
+            high = "" if not np.isfinite(surface.risk).any() else f" (highest {np.nanmax(surface.risk):.3g})"
+            ax.set(xlabel=a, ylabel=b, title=f"{name} {caption.title(surface)}".strip() + high)
+        colour_bar(fig, axes, norm, caption.loss_label(before))
+        note(fig, caption.limits(pair))
+    return fig
