@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from landscape import storage
 from landscape.options import Options
 from landscape.progress import Bar
-from landscape.records import environment_of, read_config, record_of, refuse_changes
+from landscape.records import differences, environment_of, read_config, record_of, refuse_changes
 
 if TYPE_CHECKING:
     from landscape.datasets import Dataset
@@ -62,7 +62,7 @@ class Run:
     def log(self, event: str, **content: Any) -> None:
         """Append one JSON line to log.jsonl."""
         if self.leader:
-            line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **content}
+            line = {"time": now(), "event": event, **content}
             with open(self.file("log.jsonl"), "a", encoding="utf-8") as log:
                 log.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
 
@@ -97,6 +97,17 @@ class Run:
             storage.write_json(self.file("config.json"), record)
         return found
 
+    def take_up(self, environment: dict[str, Any]) -> None:
+        """Say that an earlier beginning is continued, and what differs from then; remove half-written files."""
+        self.say("resuming:", str(self.path))
+        begun = read_config(self.path).get("environment", {})
+        changes = [f"{key} {new} (begun with {old})" for key, old, new in differences(begun, environment)]
+        if changes:
+            self.say("note:", "continued with " + ", ".join(changes))
+        if self.leader:
+            for pending in self.path.glob(".*.pending*"):
+                pending.unlink(missing_ok=True)
+
     def check_stop(self) -> None:
         """Between two units of work, after writing the first: give way to a request to stop.
 
@@ -115,6 +126,11 @@ class Run:
         finally:
             bar.close()
             self.log(label, done=bar.done, total=total, seconds=round(bar.seconds, 3), note=bar.text)
+
+
+def now() -> str:
+    """Local time with its offset, in ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def print_line(text: str) -> None:
@@ -164,18 +180,16 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
         resumed = (path / "config.json").exists()
         if resumed:
             refuse_changes(path, wanted)
-            environment = environment_of()
         else:
             refuse_strangers(path)
-            environment = environment_of()
-            begun = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            content = {"command": command, "begun": begun, **wanted, "environment": environment}
-            if leader:
-                storage.write_json(path / "config.json", content)
-        for pending in path.glob(".*.pending*"):
-            pending.unlink(missing_ok=True)
+        environment = environment_of()
         run = Run(name, path, options, resumed, leader)
+        if leader and not resumed:
+            begun = {"command": command, "begun": now(), **wanted, "environment": environment}
+            storage.write_json(run.file("config.json"), begun)
         run.log("start", resumed=resumed, command=command, environment=environment)
+        if resumed:
+            run.take_up(environment)
         yield run
 
 

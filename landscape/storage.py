@@ -94,7 +94,7 @@ def load_arrays(path: Path, key: str) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as stored:
+        with open(path, "rb") as file, np.load(file) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise Corrupted(f"{path} cannot be read ({error}).") from error
@@ -119,12 +119,22 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"{folder} cannot be written ({error.strerror}).\n  Choose another --out.") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()} on {os.uname().nodename}".encode())
+        take(handle, folder)
         yield
+    finally:
+        os.close(handle)
+
+
+def take(handle: int, folder: Path) -> None:
+    """Lock an open file of `folder` for this process and write its number there.
+
+    Raises:
+        ValueError: Another process holds it.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = os.read(handle, 100).decode() or "unknown"
         raise ValueError(f"{folder} is in use by process {holder}.\n  Wait for it, or choose another --out.") from error
-    finally:
-        os.close(handle)
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{os.getpid()} on {os.uname().nodename}".encode())

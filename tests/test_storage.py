@@ -1,0 +1,150 @@
+"""Files are whole or absent, damage is found, and fingerprints tell inputs apart."""
+
+import errno
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from landscape import storage
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    return np.random.default_rng(seed)
+
+
+def test_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "measures.json"
+    storage.write_json(path, {"risk": 0.5})
+    before = path.read_bytes()
+
+    def half(pending: Path) -> None:
+        pending.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        storage.write_atomic(path, half)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_reader_sees_a_file_before_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "values.bin"
+
+    def write(pending: Path) -> None:
+        pending.write_bytes(b"first")
+        assert not path.exists()
+        assert pending.parent == path.parent
+        assert pending.suffix == path.suffix
+
+    storage.write_atomic(path, write)
+    assert path.read_bytes() == b"first"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_fingerprint_tells_apart_values_types_shapes_structures(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(3, 4))
+    nearly = x.copy()
+    nearly[rng.integers(3), rng.integers(4)] += 2.0**-50
+    different = [
+        x, nearly, x.T, x.reshape(4, 3), x.astype(np.float32), x.ravel(), [x], {"x": x}, {"y": x}, (x, x), [x[:2], x[2:]],
+        1, 1.0, True, "1", None, [], np.float64(1.0), np.zeros((0, 2)), np.zeros((2, 0)), np.array(1), jnp.bfloat16(1),
+    ]  # fmt: skip
+    marks = [storage.fingerprint(part) for part in different]
+    assert len(set(marks)) == len(different)
+    assert storage.fingerprint(x, 1) != storage.fingerprint(1, x)
+
+
+def test_fingerprint_ignores_where_an_array_lives(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(5, 6)).astype(np.float32)
+    assert storage.fingerprint(x) == storage.fingerprint(jnp.asarray(x)) == storage.fingerprint(np.asfortranarray(x))
+
+
+def test_arrays_come_back_bit_for_bit(tmp_path: Path, rng: np.random.Generator) -> None:
+    arrays = {
+        "risk": rng.normal(size=(3, 5)),
+        "steps": rng.integers(9, size=4),
+        "none": np.zeros((0, 2), np.float32),
+        "one": jnp.float32(3),
+    }
+    storage.save_arrays(tmp_path / "tile.npz", arrays, "key")
+    back = storage.load_arrays(tmp_path / "tile.npz", "key")
+    assert back is not None
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        expected = np.asarray(array)
+        assert (back[name].dtype, back[name].shape) == (expected.dtype, expected.shape)
+        assert back[name].tobytes() == expected.tobytes()
+
+
+def test_a_missing_file_is_none_and_another_key_is_refused(tmp_path: Path) -> None:
+    assert storage.load_arrays(tmp_path / "tile.npz", "key") is None
+    storage.save_arrays(tmp_path / "tile.npz", {"risk": np.ones(3)}, "key")
+    with pytest.raises(storage.Corrupted, match="other inputs"):
+        storage.load_arrays(tmp_path / "tile.npz", "another key")
+
+
+def test_damage_is_found_or_harmless(tmp_path: Path, rng: np.random.Generator) -> None:
+    path, arrays = tmp_path / "tile.npz", {"risk": rng.normal(size=200)}
+    storage.save_arrays(path, arrays, "key")
+    whole, found = path.read_bytes(), 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            back = storage.load_arrays(path, "key")
+            assert back is not None
+            assert back["risk"].tobytes() == arrays["risk"].tobytes()
+        except storage.Corrupted:
+            found += 1
+    assert found > 60  # 1,600 of the bytes are the numbers; the rest are names and dates of the archive
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_found(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "tile.npz"
+    storage.save_arrays(path, {"risk": np.arange(1000.0)}, "key")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(storage.Corrupted, match=r"tile\.npz"):
+        storage.load_arrays(path, "key")
+
+
+def test_replaced_numbers_with_valid_archive_sums_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "tile.npz"
+    storage.save_arrays(path, {"risk": np.arange(4.0)}, "key")
+    with np.load(path) as stored:
+        content = dict(stored)
+    content["risk"] = content["risk"] + 1
+    with open(path, "wb") as file:
+        np.savez(file, allow_pickle=False, **content)
+    with pytest.raises(storage.Corrupted, match="checksum"):
+        storage.load_arrays(path, "key")
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "figure1"
+    with storage.locked(folder):
+        with pytest.raises(ValueError, match=rf"in use by process {os.getpid()}\b"), storage.locked(folder):
+            pytest.fail("two hold the folder")
+        with storage.locked(tmp_path / "runs" / "figure3"):
+            pass
+    with storage.locked(folder):
+        pass
+
+
+def test_errors_inside_a_held_folder_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), storage.locked(tmp_path):
+        raise BlockingIOError("from within")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot be written.*\n.*--out"), storage.locked(tmp_path / "file" / "run"):
+        pytest.fail("a folder below a file")
