@@ -1,7 +1,13 @@
-"""Data sets: the record `Dataset` and the synthetic teacher of §5.1."""
+"""Data sets: the record `Dataset`, the synthetic teacher, MNIST and CIFAR-10 of §5.1."""
 
+import io
+import json
+import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from landscape import storage
+from landscape import downloads, storage
 
 Array = jax.Array | np.ndarray
 
@@ -117,6 +123,137 @@ def synthetic_teacher(key: jax.Array, examples: int = 1000, inputs: int = 10, hi
 
 def _teach(first: np.ndarray, last: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.maximum(x.astype(np.float64) @ first.T.astype(np.float64), 0) @ last.astype(np.float64)
+
+
+def mnist(
+    root: Path | str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    classes: Sequence[int] | None = None,
+    *,
+    images: bool = False,
+) -> Dataset:
+    """MNIST (60,000 and 10,000 digits), each pixel standardised: x_j ← (x_j − mean_j) / std_j (§5.1).
+
+    mean_j and std_j (divided by N) are those of pixel j over all 60,000 training digits, whatever the split, limit or
+    classes; the 67 pixels that are the same in all of them become 0. The order is that of the files.
+
+    Args:
+        root: Folder with `MNIST/raw/`, packed or not; LANDSCAPE_DATA, then the cache, then the mirrors when None.
+        split: "train" or "test".
+        limit: At most so many examples, the first ones of the classes chosen.
+        classes: Digits to keep; the k-th named becomes label k.
+        images: x as [N, 28, 28, 1] instead of [N, 784].
+
+    Raises:
+        ValueError: A file that is not the published one, or a wrong split, limit or class.
+        FileNotFoundError: A file is nowhere to be had.
+    """
+    _refuse_selection(split, limit, classes)
+    part = {"train": "train", "test": "t10k"}[split]
+    names = [f"MNIST/raw/{part}-{kind}-ubyte.gz" for kind in ("labels-idx1", "images-idx3")]
+    labels_file, pixels_file = downloads.find("mnist", names, root)
+    labels = np.frombuffer(downloads.read(labels_file), np.uint8, offset=8)
+    chosen, y = _choose(labels, limit, classes)
+    pixels = np.frombuffer(downloads.read(pixels_file, 16 + 784 * (int(chosen[-1]) + 1)), np.uint8, offset=16)
+    x = _standardise("mnist", pixels.reshape(-1, 784)[chosen])
+    return Dataset(jnp.asarray(x.reshape(-1, 28, 28, 1) if images else x), jnp.asarray(y), name=f"mnist {split}")
+
+
+def cifar10(
+    root: Path | str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    classes: Sequence[int] | None = None,
+    *,
+    images: bool = False,
+) -> Dataset:
+    """CIFAR-10 (50,000 and 10,000 photographs), standardised as in `mnist` by the 50,000 training photographs.
+
+    Args:
+        root: Folder with `cifar-10-batches-py/`; LANDSCAPE_DATA, then the cache, then the mirrors when None.
+        split: "train" or "test".
+        limit: At most so many examples, the first ones of the classes chosen; no more batches are read than needed.
+        classes: Classes 0 … 9 to keep; the k-th named becomes label k.
+        images: x as [N, 32, 32, 3] instead of [N, 3072], which is in the files' order: all red values row by row,
+            then green, then blue.
+
+    Raises:
+        ValueError: A file that is not the published one, or a wrong split, limit or class.
+        FileNotFoundError: A file is nowhere to be had.
+    """
+    _refuse_selection(split, limit, classes)
+    batches = ["test_batch"] if split == "test" else [f"data_batch_{k}" for k in range(1, 6)]
+    needed = batches if limit is None or classes is not None else batches[: -(-limit // 10_000)]
+    pixels, labels = [], []
+    for file in downloads.find("cifar10", [f"cifar-10-batches-py/{name}" for name in needed], root):
+        batch = read_batch(downloads.read(file))
+        chosen, y = _choose(np.asarray(batch["labels"]), limit, classes)
+        pixels.append(batch["data"][chosen])
+        labels.append(y)
+        if limit is not None and (limit := limit - len(y)) == 0:
+            break
+    x = _standardise("cifar10", np.concatenate(pixels))
+    x = np.ascontiguousarray(x.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)) if images else x
+    return Dataset(jnp.asarray(x), jnp.asarray(np.concatenate(labels)), name=f"cifar10 {split}")
+
+
+def read_batch(content: bytes) -> dict[str, Any]:
+    """A CIFAR-10 batch out of its pickle: plain containers, strings, numbers and NumPy arrays; nothing else is made.
+
+    Raises:
+        pickle.UnpicklingError: It asks for anything else, such as a function to call.
+    """
+    return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.empty(0).__reduce__()[0]
+        if module == "numpy" and name == "ndarray":
+            return np.ndarray
+        if module == "numpy" and name == "dtype":
+            return _number_type
+        raise pickle.UnpicklingError(f"A data file asks for {module}.{name}; it may hold arrays and builtins only.")
+
+
+def _number_type(code: str, align: int = 0, copy: int = 1) -> np.dtype:
+    """A type of numbers, named as in old pickles; not of Python objects."""
+    made = np.dtype(code, align=bool(align), copy=bool(copy))
+    if made.hasobject:
+        raise pickle.UnpicklingError(f"A data file asks for arrays of type {made}; it may hold arrays of numbers only.")
+    return made
+
+
+def _refuse_selection(split: str, limit: int | None, classes: Sequence[int] | None) -> None:
+    if split not in ("train", "test"):
+        raise ValueError(f'split must be "train" or "test"; got {split!r}.')
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, or None for all examples; got {limit}.")
+    if classes is not None and (not classes or len(set(classes)) != len(classes) or not set(classes) <= set(range(10))):
+        raise ValueError(f"classes must be different numbers from 0 to 9, one at least; got {tuple(classes)}.")
+
+
+def _choose(labels: np.ndarray, limit: int | None, classes: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the first `limit` examples of the classes, and their new labels (int32)."""
+    new = np.full(10, -1, np.int32)
+    kept = range(10) if classes is None else classes
+    new[list(kept)] = range(len(kept))
+    chosen = np.flatnonzero(new[labels] >= 0)[:limit]
+    return chosen, new[labels[chosen]]
+
+
+def _standardise(name: str, pixels: np.ndarray) -> np.ndarray:
+    """float32 [N, D] from bytes [N, D], by exact sums over the training set kept in pixels.json."""
+    sums = json.loads(resources.files("landscape").joinpath("pixels.json").read_text())[name]
+    mean = np.asarray(sums["sum"]) / sums["examples"]
+    std = np.sqrt(np.asarray(sums["sum_of_squares"]) / sums["examples"] - mean**2)
+    scale = np.divide(1, std, out=np.zeros_like(std), where=std > 0)
+    x = np.empty(pixels.shape, np.float32)
+    for start in range(0, len(x), 4096):
+        x[start : start + 4096] = (pixels[start : start + 4096] - mean) * scale
+    return x
 
 
 def _as_array(values: Any) -> Array:
