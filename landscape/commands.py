@@ -1,5 +1,6 @@
 """What the commands do: compute a figure, table or theorem of the paper, and handle the run directories left by it."""
 
+import contextlib
 import importlib
 import os
 import shlex
@@ -58,17 +59,13 @@ def start_jax(options: Options) -> bool:
     """Set JAX up before its first use: all cores as CPU devices, the precision; True in the leading process."""
     import jax
 
-    cores = len(os.sched_getaffinity(0))
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "") and not _started:
-        jax.config.update("jax_num_cpu_devices", cores)
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # already in use in this process: its devices stay as they are
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     jax.config.update("jax_default_matmul_precision", options.precision)
-    if options.distributed and not _started:
+    if options.distributed and not jax.distributed.is_initialized():
         jax.distributed.initialize()
-    _started.append(cores)
     return jax.process_index() == 0
-
-
-_started: list[int] = []
 
 
 def plot(arguments: list[str]) -> None:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,8 +95,8 @@ def load_arrays(path: Path, key: str) -> dict[str, np.ndarray] | None:
     try:
         with open(path, "rb") as file, np.load(file) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise Corrupted(f"{path} cannot be read ({error}).") from error
+    except Exception as error:  # damage can surface as any of zipfile's and numpy's many errors
+        raise Corrupted(f"{path} cannot be read ({error}).\n  Delete it and run the command again.") from error
     found, seal = str(arrays.pop("__key__", "")), str(arrays.pop("__seal__", ""))
     if seal != fingerprint(found, arrays):
         raise Corrupted(f"{path} does not match its checksum.\n  Delete it and run the command again.")

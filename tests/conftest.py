@@ -10,6 +10,7 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # started here: commands run inside a test then find four devices, whatever the machine has
 
 
 @pytest.fixture(scope="session")

@@ -51,10 +51,9 @@ def test_fingerprint_tells_apart_values_types_shapes_structures(rng: np.random.G
     x = rng.normal(size=(3, 4))
     nearly = x.copy()
     nearly[rng.integers(3), rng.integers(4)] += 2.0**-50
-    different = [
-        x, nearly, x.T, x.reshape(4, 3), x.astype(np.float32), x.ravel(), [x], {"x": x}, {"y": x}, (x, x), [x[:2], x[2:]],
-        1, 1.0, True, "1", None, [], np.float64(1.0), np.zeros((0, 2)), np.zeros((2, 0)), np.array(1), jnp.bfloat16(1),
-    ]  # fmt: skip
+    arrays = [x, nearly, x.T, x.reshape(4, 3), x.astype(np.float32), x.ravel(), np.zeros((0, 2)), np.zeros((2, 0))]
+    trees = [[x], {"x": x}, {"y": x}, (x, x), [x[:2], x[2:]], [], None]
+    different = [*arrays, *trees, 1, 1.0, True, "1", np.float64(1.0), np.array(1), jnp.bfloat16(1)]
     marks = [storage.fingerprint(part) for part in different]
     assert len(set(marks)) == len(different)
     assert storage.fingerprint(x, 1) != storage.fingerprint(1, x)
@@ -93,7 +92,7 @@ def test_damage_is_found_or_harmless(tmp_path: Path, rng: np.random.Generator) -
     path, arrays = tmp_path / "tile.npz", {"risk": rng.normal(size=200)}
     storage.save_arrays(path, arrays, "key")
     whole, found = path.read_bytes(), 0
-    for _ in range(100):
+    for _ in range(500):
         damaged = bytearray(whole)
         damaged[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
@@ -103,7 +102,7 @@ def test_damage_is_found_or_harmless(tmp_path: Path, rng: np.random.Generator) -
             assert back["risk"].tobytes() == arrays["risk"].tobytes()
         except storage.Corrupted:
             found += 1
-    assert found > 60  # 1,600 of the bytes are the numbers; the rest are names and dates of the archive
+    assert found > 300  # 1,600 of the bytes are the numbers; the rest are names and dates of the archive
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
