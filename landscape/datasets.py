@@ -251,8 +251,8 @@ def _standardise(name: str, pixels: np.ndarray) -> np.ndarray:
     std = np.sqrt(np.asarray(sums["sum_of_squares"]) / sums["examples"] - mean**2)
     scale = np.divide(1, std, out=np.zeros_like(std), where=std > 0)
     x = np.empty(pixels.shape, np.float32)
-    for start in range(0, len(x), 4096):
-        x[start : start + 4096] = (pixels[start : start + 4096] - mean) * scale
+    for start in range(0, len(x), 64):  # stays in the cache of a core
+        x[start : start + 64] = (pixels[start : start + 64] - mean) * scale
     return x
 
 

@@ -1,6 +1,7 @@
 """Losses per example, (outputs [N, C], y [N]) -> [N]: the τ-hinge of Eq. (1), the 10-class hinge of §5.1 and others.
 
-Any leading axes will do: one example is outputs [C] with a scalar label.
+Any leading axes will do: one example is outputs [C] with a scalar label. Shapes and types are always checked, the
+values of the labels where they are known (outside `jit`).
 """
 
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from typing import overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -36,7 +39,7 @@ def tau_hinge(outputs: jax.Array | None = None, y: jax.Array | None = None, tau:
     if not 0 < tau < float("inf"):
         raise ValueError(f"tau must be positive and finite, Eq. (1); got {tau}.")
     if outputs is not None and y is not None:
-        return optax.hinge_loss(_only(outputs, y, "tau_hinge") / tau, y)
+        return optax.hinge_loss(_only(outputs, y, "tau_hinge") / tau, _signs(y, "the hinge loss"))
     if outputs is not None or y is not None:
         raise ValueError("tau_hinge takes outputs and labels, or tau alone by name: tau_hinge(tau=2.0).")
 
@@ -95,7 +98,7 @@ def logistic(outputs: jax.Array, y: jax.Array) -> jax.Array:
     [0.6931, 0.6931]
     """
     if outputs.shape[-1] == 1:
-        return optax.sigmoid_binary_cross_entropy(_only(outputs, y, "logistic"), (1 + y) / 2)
+        return optax.sigmoid_binary_cross_entropy(_only(outputs, y, "logistic"), (1 + _signs(y, "logistic")) / 2)
     return optax.safe_softmax_cross_entropy(outputs, _one_hot(y, outputs, "logistic"))
 
 
@@ -116,10 +119,28 @@ def _only(outputs: jax.Array, y: jax.Array, name: str) -> jax.Array:
     return outputs[..., 0]
 
 
+def _signs(y: jax.Array, name: str) -> jax.Array:
+    if not isinstance(y, Tracer) and not np.isin(y, (-1, 1)).all():
+        raise ValueError(
+            f"{name} with one output takes labels -1 and +1; got {_some(y)}.\n"
+            "  Turn classes 0 and 1 into 2 y - 1, or give the network an output a class."
+        )
+    return y
+
+
+def _some(y: jax.Array) -> str:
+    values = np.unique(y)
+    return ", ".join(f"{value:g}" for value in values[:5]) + (" …" if len(values) > 5 else "")
+
+
 def _one_hot(y: jax.Array, outputs: jax.Array, name: str) -> jax.Array:
     if outputs.shape[-1] < 2 or outputs.ndim != jnp.ndim(y) + 1 or not jnp.issubdtype(jnp.result_type(y), jnp.integer):
         raise ValueError(
             f"{name} takes outputs [N, C] with C >= 2 and integer classes [N]; got outputs {outputs.shape} and labels "
             f"{jnp.shape(y)} of type {jnp.result_type(y)}.\n  For labels -1 and +1 and one output, take hinge."
+        )
+    if not isinstance(y, Tracer) and not ((np.asarray(y) >= 0) & (np.asarray(y) < outputs.shape[-1])).all():
+        raise ValueError(
+            f"{name} takes classes 0 … {outputs.shape[-1] - 1} for {outputs.shape[-1]} outputs; got {_some(y)}."
         )
     return jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype)

@@ -117,6 +117,20 @@ def test_outputs_and_labels_that_do_not_fit_are_refused(loss, outputs, labels):
         loss(jnp.ones(outputs), jnp.asarray(labels))
 
 
+@pytest.mark.parametrize(
+    ("loss", "classes", "labels"),
+    [
+        (losses.hinge, 1, [0, 1, 1]),
+        (losses.logistic, 1, [-1, 1, 2]),
+        (losses.multiclass_hinge, 3, [0, 1, 3]),
+        (losses.logistic, 3, [-1, 1, 2]),
+    ],
+)
+def test_labels_that_mean_nothing_to_the_loss_are_refused(loss, classes, labels):
+    with pytest.raises(ValueError, match=r"takes (labels -1 and \+1|classes 0)|with one output takes"):
+        loss(jnp.zeros([3, classes]), jnp.asarray(labels))
+
+
 def test_squared_takes_targets_of_the_outputs_shape():
     seed, outputs, _ = draw(4)
     targets = outputs[::-1]
