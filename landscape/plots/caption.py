@@ -52,7 +52,7 @@ def _range(values: Sequence[np.ndarray]) -> str:
 
 
 def _planes(surfaces: Sequence["Surface"]) -> str:
-    kinds = sorted({str(s.metadata["plane"]) for s in surfaces if "plane" in s.metadata})
+    kinds = sorted({str(s.metadata["plane"]).replace("_", " ") for s in surfaces if "plane" in s.metadata})
     kind = f"{', '.join(kinds)} plane" if kinds else "plane"
     through = " through three solutions" if all(len(s.anchors) == 3 for s in surfaces) else ""
     each = "One" if len(surfaces) == 1 else "For each network one"
@@ -71,7 +71,7 @@ def limits(surfaces: Sequence["Surface"]) -> str:
     shapes = {s.risk.shape for s in surfaces}
     points = f", {'{} x {}'.format(*shapes.pop())} points" if len(shapes) == 1 else ""
     solutions = max(len(s.anchors) for s in surfaces)
-    seeds = f"{solutions} seeds each" if solutions else "one set of weights"
+    seeds = f"{solutions} seeds{' each' * (len(surfaces) > 1)}" if solutions > 1 else "one set of weights"
     gaps = missing(np.concatenate([np.ravel(s.risk) for s in surfaces]))
     text = (
         f"{_planes(surfaces)}, {extent}{points}, {seeds}: other planes, a wider extent and other seeds are not shown."

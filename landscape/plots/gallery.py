@@ -78,10 +78,10 @@ def _solid_band(
     return height
 
 
-def _titles(sheet: _Sheet, surfaces: Sequence["Surface"], top: float) -> None:
-    for n, surface in enumerate(surfaces):
+def _titles(sheet: _Sheet, titles: Sequence[str], top: float) -> None:
+    for n, title in enumerate(titles):
         x = (LEFT + (n + 0.5) * sheet.column) / TWO_COLUMNS
-        sheet.fig.text(x, 1 - top / sheet.height, caption.title(surface), ha="center", va="top", fontsize=8)
+        sheet.fig.text(x, 1 - top / sheet.height, title, ha="center", va="top", fontsize=8)
 
 
 def _flat_band(sheet: _Sheet, surfaces: Sequence["Surface"], norms: Sequence[Normalize], top: float) -> float:
@@ -98,20 +98,22 @@ def _flat_band(sheet: _Sheet, surfaces: Sequence["Surface"], norms: Sequence[Nor
     return size + 0.5
 
 
-def row(surfaces: Sequence["Surface"], *, log: bool = False) -> Figure:
+def row(surfaces: Sequence["Surface"], *, titles: Sequence[str] | None = None, log: bool = False) -> Figure:
     """The row of surfaces over I as in Figure 1: on one common scale, each on its own, and their contours beneath.
 
     Where there are several surfaces with the same number of branches, the first is drawn.
 
     Args:
         surfaces: In any order; titled with `metadata["branches"]`.
+        titles: Other titles, one for each surface; then all are drawn, in the order given.
         log: Heights and colours on a log scale.
 
     Raises:
         ValueError: There is no surface, a surface has no finite value, or a log scale has no positive one.
     """
     note_text = caption.limits(surfaces)
-    shown = one_for_each(surfaces)
+    shown = one_for_each(surfaces) if titles is None else list(surfaces)
+    titles = [caption.title(s) for s in shown] if titles is None else list(titles)
     arrays = [scale.values(s) for s in shown]
     common, own = scale.norm(arrays, log=log), [scale.norm([a], log=log) for a in arrays]
     with mpl.rc_context(STYLE):
@@ -119,7 +121,7 @@ def row(surfaces: Sequence["Surface"], *, log: bool = False) -> Figure:
         wide = (TWO_COLUMNS - LEFT - RIGHT) / columns
         solid, flat = min(wide * 1.02, 1.6), min(wide - 0.3, 1.5) + 0.5
         sheet = _Sheet(columns, 0.2 + 2 * solid + 0.1 + flat)
-        _titles(sheet, shown, 0.06)
+        _titles(sheet, titles, 0.06)
         _solid_band(sheet, shown, [common] * len(shown), 0.2, heights=False)
         sheet.name("common scale", 0.2, solid)
         sheet.bar(common, caption.loss_label(shown[0]), 0.2, solid)
@@ -131,42 +133,50 @@ def row(surfaces: Sequence["Surface"], *, log: bool = False) -> Figure:
     return sheet.fig
 
 
-def rows(groups: Mapping[str, Sequence["Surface"]], *, common: bool = True, log: bool = False) -> Figure:
-    """Rows of surfaces over I as in Figure 4, one for each named network; a common scale within each row.
+def rows(groups: Mapping[str, Sequence["Surface"]], *, scales: str = "row", log: bool = False) -> Figure:
+    """Rows of surfaces over I as in Figure 4, one for each named network or run.
 
     Args:
         groups: Surfaces of each row by its name, for example "MNIST".
-        common: One scale in each row (comparable), or each surface on its own.
+        scales: One scale in each "row", one for "all", or each surface on its "own".
         log: Heights and colours on a log scale.
 
     Raises:
-        ValueError: There is no surface in a row, or nothing finite to draw.
+        ValueError: There is no surface in a row, `scales` is none of the three, or nothing finite to draw.
     """
-    if not groups:
-        raise ValueError("Rows need at least one named group of surfaces; none came.")
-    everything = [s for group in groups.values() for s in group]
-    note_text = caption.limits(everything)
+    if not groups or scales not in ("row", "all", "own"):
+        raise ValueError(f"Rows need named groups of surfaces and scales row, all or own; got {len(groups)}, {scales}.")
+    note_text = caption.limits([s for group in groups.values() for s in group])
     shown = {name: one_for_each(group) for name, group in groups.items()}
+    every = scale.norm([scale.values(s) for group in shown.values() for s in group], log=log)
     with mpl.rc_context(STYLE):
         columns = max(3, *(len(group) for group in shown.values()))
         band = min((TWO_COLUMNS - LEFT - RIGHT) / columns * 1.02, 1.6) + 0.2
         sheet = _Sheet(columns, band * len(shown) + 0.05)
         for n, (name, group) in enumerate(shown.items()):
-            _row_of(sheet, name, group, n * band, common=common, log=log)
-        scales = "Common scale in each row." if common else "Each surface on its own scale."
-        note(sheet.fig, f"{note_text} {scales}")
+            arrays = [scale.values(s) for s in group]
+            common = {"row": scale.norm(arrays, log=log), "all": every}.get(scales)
+            norms = [common or scale.norm([a], log=log) for a in arrays]
+            _row_of(sheet, name, group, n * band, norms, common)
+        words = {"row": "One scale in each row.", "all": "One scale for all.", "own": "Each surface on its own scale."}
+        note(sheet.fig, f"{note_text} {words[scales]}")
     return sheet.fig
 
 
-def _row_of(sheet: _Sheet, name: str, group: Sequence["Surface"], top: float, *, common: bool, log: bool) -> None:
-    arrays = [scale.values(s) for s in group]
-    whole = scale.norm(arrays, log=log)
-    norms = [whole if common else scale.norm([a], log=log) for a in arrays]
-    _titles(sheet, group, top + 0.06)
-    height = _solid_band(sheet, group, norms, top + 0.2, heights=not common)
+def _row_of(
+    sheet: _Sheet,
+    name: str,
+    group: Sequence["Surface"],
+    top: float,
+    norms: Sequence[Normalize],
+    common: Normalize | None,
+) -> None:
+    """One named row of solids, with one colour bar where they share a scale."""
+    _titles(sheet, [caption.title(s) for s in group], top + 0.06)
+    height = _solid_band(sheet, group, norms, top + 0.2, heights=common is None)
     sheet.name(name, top + 0.2, height)
-    if common:
-        sheet.bar(whole, caption.loss_label(group[0]), top + 0.2, height)
+    if common is not None:
+        sheet.bar(common, caption.loss_label(group[0]), top + 0.2, height)
 
 
 def before_after(before: "Surface", after: "Surface", *, names: tuple[str, str] = ("as trained", "aligned")) -> Figure:

@@ -1,5 +1,6 @@
 """Numbers for "less non-convex" against the number of branches: mean, interval and every single triple."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,50 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from landscape.plots import summary
 from landscape.plots.style import COLOURS, STYLE, TWO_COLUMNS, figure
 from landscape.plots.surface import note
-
-NAMES = {
-    "env_max": "distance to the convex\nenvelope, largest",
-    "env_mean": "distance to the convex\nenvelope, mean",
-    "midpoint_mean": "midpoint violation,\nmean",
-    "curvature_negative_share": "share of negative\ncurvature",
-    "minima": "minima",
-    "persistence": "total persistence\nof minima",
-    "barrier": "barrier between\nsolutions",
-}
-"""What a measure is called in a figure; other keys are shown as they are."""
-
-IDENTITY = ("branches", "triple", "seed", "surface")
-"""Keys that say which surface a record belongs to."""
-
-RESAMPLES = 2000
-"""Bootstrap resamples of an interval."""
-
-
-def interval(samples: Sequence[float], *, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and bootstrap percentile interval of the finite samples; the interval of one sample is nan.
-
-    >>> interval([1.0, 1.0, 1.0])
-    (1.0, 1.0, 1.0)
-    """
-    finite = np.array([s for s in samples if np.isfinite(s)], float)
-    if finite.size == 0:
-        return np.nan, np.nan, np.nan
-    if finite.size == 1:
-        return float(finite[0]), np.nan, np.nan
-    draws = np.random.default_rng(0).choice(finite, (RESAMPLES, finite.size)).mean(1)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(finite.mean()), float(low), float(high)
-
-
-def keys_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The measures in the records: keys with a number in at least one, in their order, without the identity."""
-    numbers = (int, float, np.integer, np.floating)
-    found: dict[str, None] = {}
-    for record in records:
-        found.update({k: None for k, v in record.items() if isinstance(v, numbers) and not isinstance(v, bool)})
-    return [key for key in found if key not in IDENTITY]
 
 
 def trend(
@@ -65,7 +25,7 @@ def trend(
     Args:
         measures: One record for each surface: `branches`, `triple`, and numbers by name; or several such lists by
             name (for example "as trained" and "aligned"), drawn in different colours.
-        keys: Which measures to draw; all by default.
+        keys: Which measures to draw; by default those of `summary.SHOWN` that the records hold.
         against: The key on the horizontal axis.
 
     Raises:
@@ -75,7 +35,7 @@ def trend(
     records = [r for group in groups.values() for r in group]
     if any(against not in r for r in records):
         raise ValueError(f"Every record needs {against!r} for the horizontal axis; one has only {sorted(records[0])}.")
-    keys = list(keys) if keys is not None else keys_of(records)
+    keys = list(keys) if keys is not None else summary.keys_of(records)
     if not keys:
         raise ValueError("A trend needs at least one record with at least one measure; none came.")
     columns = min(len(keys), 4)
@@ -88,7 +48,7 @@ def trend(
             ax.set_axis_off()
         if len(groups) > 1:
             axes.flat[0].legend(loc="best")
-        note(fig, _spread(records, against), columns=fig.get_figwidth())
+        note(fig, _spread(list(groups.values()), against), columns=fig.get_figwidth())
     return fig
 
 
@@ -96,15 +56,15 @@ def _panel(ax: Any, groups: Mapping[str, Sequence[Mapping[str, Any]]], key: str,
     """One measure: dots, mean, interval; log axes where the values span them, from zero otherwise."""
     for colour, (name, records) in zip(COLOURS * len(groups), groups.items(), strict=False):
         where = sorted({r[against] for r in records})
-        samples = [[float(r[key]) for r in records if r[against] == x and key in r] for x in where]
-        means, lows, highs = np.array([interval(s) for s in samples]).T
+        samples = [summary.samples(records, key, against, x) for x in where]
+        means, lows, highs = np.array([summary.interval(s) for s in samples]).T
         for x, sample in zip(where, samples, strict=True):
             ax.plot([x] * len(sample), sample, ".", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
         ax.plot(where, means, "o-", color=colour, markersize=3, label=name or None)
         ax.fill_between(where, lows, highs, color=colour, alpha=0.2, linewidth=0)
     _axes(ax, sorted({r[against] for g in groups.values() for r in g}))
     ax.set_xlabel("branches I" if against == "branches" else against)
-    ax.set_title(NAMES.get(key, key.replace("_", " ")), fontsize=7)
+    ax.set_title("\n".join(textwrap.wrap(summary.name(key), 26)), fontsize=6.5)
 
 
 def _axes(ax: Any, where: Sequence[float]) -> None:
@@ -119,11 +79,11 @@ def _axes(ax: Any, where: Sequence[float]) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
 
 
-def _spread(records: Sequence[Mapping[str, Any]], against: str) -> str:
-    counts = {sum(r[against] == x for r in records) for x in {r[against] for r in records}}
-    many = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+def _spread(groups: Sequence[Sequence[Mapping[str, Any]]], against: str) -> str:
+    counts = {sum(r[against] == x for r in group) for group in groups for x in {r[against] for r in group}}
     if counts == {1}:
         return "One triple of solutions for each I: no spread can be given. Other planes and extents are not shown."
+    many = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     return (
         f"Dots: single surfaces ({many} for each I). Line: mean; band: 95 % bootstrap interval of the mean "
         "over triples of solutions. Other planes and extents are not shown."

@@ -25,6 +25,8 @@ STYLE: dict[Any, Any] = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "lines.linewidth": 1.2,
+    "grid.linewidth": 0.3,
+    "grid.color": "#cccccc",
     "axes.prop_cycle": cycler(color=COLOURS),
     "pdf.fonttype": 42,
     "svg.fonttype": "none",

@@ -167,7 +167,6 @@ def _tidy(ax: Any, surface: "Surface", span: tuple[float, float], *, log: bool) 
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.set_pane_color((1, 1, 1, 0))
         axis.line.set_linewidth(0.5)
-        axis._axinfo["grid"].update(linewidth=0.3, color="#cccccc")
 
 
 def contour(
