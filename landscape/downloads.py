@@ -21,6 +21,7 @@ from landscape import storage
 
 VARIABLE = "LANDSCAPE_DATA"
 TIMEOUT = (10.0, 30.0)  # seconds: to connect, between two packets
+CHUNK = 2**16  # bytes; what a broken transfer may lose
 ATTEMPTS = 5  # from one mirror, each going on where the last one broke off
 OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -217,7 +218,7 @@ class _Resuming(NamedTuple):
     def __call__(self, url: str, output_file: str, _: object) -> None:
         start = _size(self.part)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        download = pooch.HTTPDownloader(self.progress, 2**16, headers=headers, timeout=TIMEOUT)
+        download = pooch.HTTPDownloader(self.progress, CHUNK, headers=headers, timeout=TIMEOUT)
         if start < self.size:
             with open(self.part, "ab") as file:
                 download(url, file, None)
@@ -231,13 +232,12 @@ def _download(pinned: Pinned, mirrors: Sequence[str], folder: Path, progress: bo
     target, happened = folder / pinned.path, []
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    download: Any = _Resuming(part, pinned.size, progress)
+    download = _Resuming(part, pinned.size, progress)
     for url in (mirror + target.name for mirror in mirrors):
         for _ in range(ATTEMPTS):
             before = _size(part)
             try:
-                pooch.retrieve(url, f"sha256:{pinned.sha256}", target.name, target.parent, downloader=download)
-                return
+                return _retrieve(url, pinned, target, download)
             except (OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno in OWN_DISK:
                     raise
@@ -246,6 +246,17 @@ def _download(pinned: Pinned, mirrors: Sequence[str], folder: Path, progress: bo
                 break
         happened.append(f"{url} ({reason})")
     raise ConnectionError(f"{pinned.path} ({pinned.size:,} bytes) could not be fetched: {'; '.join(happened)}")
+
+
+def _retrieve(url: str, pinned: Pinned, target: Path, download: Any) -> None:
+    """pooch.retrieve, which logs a line a file unless it is told not to."""
+    log = pooch.get_logger()
+    level = log.level
+    log.setLevel(level if download.progress else "WARNING")
+    try:
+        pooch.retrieve(url, f"sha256:{pinned.sha256}", target.name, target.parent, downloader=download)
+    finally:
+        log.setLevel(level)
 
 
 def _unpack(archive: Path, files: Sequence[Pinned], folder: Path) -> None:
