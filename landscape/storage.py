@@ -75,11 +75,11 @@ def fingerprint(*parts: Any) -> str:
 def save_arrays(path: Path, arrays: Mapping[str, Any], key: str) -> None:
     """Write named arrays as npz, with the `key` of the inputs they belong to and their own checksum."""
     content = {name: np.asarray(array) for name, array in arrays.items()}
-    sealed = {**content, "__key__": np.asarray(key), "__seal__": np.asarray(fingerprint(key, content))}
+    sealed: dict[str, Any] = {**content, "__key__": key, "__seal__": fingerprint(key, content)}
 
     def write(pending: Path) -> None:
         with open(pending, "wb") as file:
-            np.savez(file, allow_pickle=False, **sealed)
+            np.savez(file, **sealed)
 
     write_atomic(path, write)
 

@@ -122,7 +122,7 @@ def test_replaced_numbers_with_valid_archive_sums_are_found(tmp_path: Path) -> N
         content = dict(stored)
     content["risk"] = content["risk"] + 1
     with open(path, "wb") as file:
-        np.savez(file, allow_pickle=False, **content)
+        np.savez(file, **content)
     with pytest.raises(storage.Corrupted, match="checksum"):
         storage.load_arrays(path, "key")
 
