@@ -43,7 +43,7 @@ def exit_code(action: Callable[[], object]) -> int:
         return FAILED
     except OSError as error:
         room = "\n  What is finished is on disk; make room and give the same command again."
-        return complain(f"{error}.{room if error.errno in NO_ROOM else ''}", FAILED)
+        return complain(f"{str(error).rstrip('.')}.{room if error.errno in NO_ROOM else ''}", FAILED)
     except Exception as error:
         return complain(f"{type(error).__name__}: {error}\n  LANDSCAPE_DEBUG=1 shows where.", FAILED)
     return DONE
@@ -82,7 +82,8 @@ def dispatch(arguments: Sequence[str]) -> None:
 def table() -> dict[str, Any]:
     """Name of a command -> its module or function, whose docstring describes it."""
     there = [name for name in commands.PAPER if importlib.util.find_spec(f"landscape.paper.{name}")]
-    return {**{name: commands.recipe(name) for name in there}, "plot": commands.plot}
+    others = (commands.plot, commands.export, commands.sweep, commands.collect, commands.data)
+    return {**{name: commands.recipe(name) for name in there}, **{other.__name__: other for other in others}}
 
 
 def overview() -> str:

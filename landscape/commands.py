@@ -4,10 +4,12 @@ import contextlib
 import importlib
 import os
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
-from landscape import records, runs
+from landscape import records, runs, sweeps
 from landscape.options import Options
 from landscape.parsing import configuration, parse
 
@@ -70,9 +72,110 @@ def start_jax(options: Options) -> bool:
 
 def plot(arguments: list[str]) -> None:
     """Draw the figures of a run directory again, from its files."""
-    path = parse(Path, "plot", arguments, plot.__doc__)
+    path = parse(Folder, "plot", arguments, plot.__doc__).folder
     name = records.read_config(path).get("name")
     if name not in PAPER:
         raise ValueError(f"{path} holds a run of `{name}`, which has no figure.")
     recipe(name).draw(path)
     runs.print_line(f"drawn:   {path}")
+
+
+def export(arguments: list[str]) -> None:
+    """Write the surfaces of a run directory for other tools: npz, csv, h5 or vts."""
+    asked = parse(Export, "export", arguments, export.__doc__)
+    from landscape import interchange
+
+    for path in interchange.export(asked.folder, asked.to):
+        runs.print_line(f"written: {path}")
+
+
+def sweep(arguments: list[str]) -> None:
+    """Run a command for every configuration of a TOML file, or one of them in a job array."""
+    asked = parse(Sweep, "sweep", arguments, sweep.__doc__)
+    name, tasks = sweeps.tasks(asked.file, PAPER)
+    indices = sweeps.chosen(len(tasks), asked.task_index)
+    module = recipe(name)
+    for task in tasks:
+        configuration(name, module, task)
+    for index in indices:
+        runs.print_line(f"task {index}: {shlex.join(['landscape', name, *tasks[index]])}")
+        compute(name, module, tasks[index])
+
+
+def collect(arguments: list[str]) -> None:
+    """Join the finished runs of one or more folders into one netCDF file."""
+    asked = parse(Collect, "collect", arguments, collect.__doc__)
+    from landscape import collection
+
+    path, count, left_out = collection.collect(asked.folders, asked.out)
+    unfinished = f"  (unfinished, left out: {', '.join(map(str, left_out))})" if left_out else ""
+    runs.print_line(f"done:    {path}  {count} runs{unfinished}")
+
+
+def data(arguments: list[str]) -> None:
+    """Fetch the data files, or verify their sizes and checksums."""
+    asked = parse(Data, "data", arguments, data.__doc__)
+    from landscape import downloads
+
+    for name in asked.names or ("mnist", "cifar10"):
+        if asked.action == "fetch":
+            files = downloads.fetch(name, asked.data_root, progress=not asked.quiet)
+        else:
+            files = downloads.verify(name, asked.data_root)
+        runs.print_line("\n".join(f"{name}: {file}" for file in files))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run directory."""
+
+    folder: Path
+    """The run directory."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to write, and how."""
+
+    folder: Path
+    """The run directory, or a surface.nc."""
+    to: Literal["npz", "csv", "h5", "vts"] = "npz"
+    """NumPy; one row a point; the keys of the loss-landscape scripts; ParaView."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which configurations to run."""
+
+    file: Path
+    """TOML file: command, out, [fixed] (an option a line) and [grid] (a list an option; every combination is run)."""
+    task_index: int | None = None
+    """Run only this one, counted from 0 (default: SLURM_ARRAY_TASK_ID, else all, one after the other)."""
+
+
+@dataclass(frozen=True)
+class Collect:
+    """What to join, and where."""
+
+    folders: tuple[Path, ...]
+    """Run directories, or folders of them."""
+    out: Path = Path("runs") / "collected"
+    """Folder for collected.nc."""
+
+    def __post_init__(self) -> None:
+        if not self.folders:
+            raise ValueError("name at least one folder with finished runs: `landscape collect runs/sweep`.")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to do, with which data."""
+
+    action: Literal["fetch", "verify"]
+    """Download what is missing, or check what is there."""
+    names: tuple[Literal["mnist", "cifar10"], ...]
+    """Data sets (none named: both)."""
+    data_root: Path | None = None
+    """Folder for MNIST/raw and cifar-10-batches-py (default: LANDSCAPE_DATA, else the cache)."""
+    quiet: bool = False
+    """Show no bar."""

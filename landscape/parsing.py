@@ -45,6 +45,7 @@ def parse(kind: Any, name: str, arguments: list[str], description: str | None) -
         tyro.conf.OmitArgPrefixes,
         tyro.conf.OmitSubcommandPrefixes,
         tyro.conf.FlagCreatePairsOff,
+        tyro.conf.PositionalRequiredArgs,
     )
     box = io.StringIO()
     prog, text = f"landscape {name}", (description or "").strip()

@@ -13,10 +13,22 @@ ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    *("trees", "streaming", "storage", "batching", "lanes", "losses", "networks", "downloads", "datasets", "problem"),
-    *("training", "alignment", "planes", "tiles", "surfaces", "interchange", "envelope", "convexity"),
+    *(
+        "trees",
+        "streaming",
+        "storage",
+        "progress",
+        "batching",
+        "lanes",
+        "losses",
+        "networks",
+        "downloads",
+        "datasets",
+        "problem",
+    ),
+    *("training", "alignment", "planes", "tiles", "surfaces", "interchange", "envelope", "convexity", "comparison"),
     *("duality", "plots", "report"),
-    *("options", "progress", "records", "runs", "parsing", "paper", "sweeps", "commands", "__main__"),
+    *("options", "records", "runs", "parsing", "paper", "sweeps", "collection", "commands", "__main__"),
 )
 """A module imports only modules to its left; a package counts as one, and its modules must not run in circles."""
 
