@@ -112,6 +112,15 @@ def collect(arguments: list[str]) -> None:
     runs.print_line(f"done:    {path}  {count} runs{unfinished}")
 
 
+def compare(arguments: list[str]) -> None:
+    """Lay finished runs side by side: surfaces on one colour scale, measures in one table."""
+    asked = parse(Compare, "compare", arguments, compare.__doc__)
+    from landscape import comparison
+
+    lines = comparison.compare(asked.folders, asked.out)
+    runs.print_line("\n".join([*lines, f"done:    {asked.out}  figure.png  report.html  measures.json"]))
+
+
 def data(arguments: list[str]) -> None:
     """Fetch the data files, or verify their sizes and checksums."""
     asked = parse(Data, "data", arguments, data.__doc__)
@@ -154,12 +163,26 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """What to lay side by side, and where to write it."""
+
+    folders: tuple[Path, ...]
+    """Run directories."""
+    out: Path = Path("runs") / "compare"
+    """Folder for the figure, the report and the measures."""
+
+    def __post_init__(self) -> None:
+        if len(self.folders) < 2:
+            raise ValueError("name at least two run directories: `landscape compare runs/figure1 runs/other`.")
+
+
+@dataclass(frozen=True)
 class Collect:
     """What to join, and where."""
 
     folders: tuple[Path, ...]
     """Run directories, or folders of them."""
-    out: Path = Path("runs") / "collected"
+    out: Path = Path("runs") / "collect"
     """Folder for collected.nc."""
 
     def __post_init__(self) -> None:

@@ -1,7 +1,9 @@
-"""Progress of one long stage: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of one long stage: a bar on a terminal or in a notebook, a line every few seconds elsewhere."""
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
@@ -20,8 +22,8 @@ class Bar:
         self.shown, self.start = shown, time.monotonic()
         self.spoken = self.start
         self.terminal = None
-        if shown and sys.stdout.isatty():
-            from tqdm import tqdm
+        if shown and (sys.stdout.isatty() or "ipykernel" in sys.modules):
+            from tqdm.auto import tqdm
 
             form = "{desc}{bar:20} {percentage:3.0f} %  {elapsed}  {postfix}"
             self.terminal = tqdm(total=total, desc=f"{label:<22} ", bar_format=form, file=sys.stdout, leave=False)
@@ -65,6 +67,19 @@ class Bar:
         bar = f"{'█' * full}{'░' * (20 - full)}"
         sys.stdout.write(f"{self.label:<22} {bar} {100 * share:3.0f} %  {clock(self.seconds)}  {words}".rstrip() + "\n")
         sys.stdout.flush()
+
+
+@contextmanager
+def showing(progress: "bool | Bar", label: str, total: int, unit: str = "") -> Iterator[Bar]:
+    """The bar of a long call: one of its own when `progress` is True, a silent one when False, or the bar given."""
+    if isinstance(progress, Bar):
+        yield progress
+        return
+    bar = Bar(label, total, unit, shown=progress)
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 def clock(seconds: float) -> str:

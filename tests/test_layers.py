@@ -26,8 +26,8 @@ ORDER = (
         "datasets",
         "problem",
     ),
-    *("training", "alignment", "planes", "tiles", "surfaces", "interchange", "envelope", "convexity", "comparison"),
-    *("duality", "plots", "report"),
+    *("training", "alignment", "planes", "tiles", "surfaces", "interchange", "envelope", "convexity", "trends"),
+    *("duality", "plots", "report", "comparison"),
     *("options", "records", "runs", "parsing", "paper", "sweeps", "collection", "commands", "__main__"),
 )
 """A module imports only modules to its left; a package counts as one, and its modules must not run in circles."""
