@@ -191,13 +191,17 @@ function away(s) {
     base({ showlegend: true, legend: { x: 1, xanchor: "right", y: 0.9 }, xaxis: { title: named("record of the trajectory") }, yaxis: { title: named("distance out of the plane"), rangemode: "tozero" }, uirevision: null }), CONFIG);
 }
 function trend() {
-  const t = DATA.trend;
-  get("trend").hidden = t.x.length < 2 || !t.keys.length;
+  const t = DATA.trend, x = t.curves.flatMap(c => c.x);
+  get("trend").hidden = !t.keys.length || !t.curves.some(c => c.x.length > 1);
   if (get("trend").hidden) return;
-  const m = t.points[get("measure").value], wide = Math.min(...t.x) > 0 && Math.max(...t.x) / Math.min(...t.x) >= 8;
-  const array = m.map(p => p[2] === null ? 0 : p[2] - p[0]), arrayminus = m.map(p => p[1] === null ? 0 : p[0] - p[1]);
-  Plotly.react("curve", [{ type: "scatter", mode: "lines+markers", x: t.x, y: m.map(p => p[0]), error_y: { type: "data", symmetric: false, array, arrayminus }, line: { color: "#0072B2" } }],
-    base({ xaxis: { title: named("branches I"), type: wide ? "log" : "linear", tickvals: t.x, ticktext: t.x.map(String) }, yaxis: { rangemode: "tozero" }, uirevision: null }), CONFIG);
+  const wide = Math.min(...x) > 0 && Math.max(...x) / Math.min(...x) >= 8, ticks = [...new Set(x)].sort((p, q) => p - q);
+  const traces = t.curves.map((c, n) => {
+    const m = c.points[get("measure").value], gap = (p, side) => p[side] === null ? 0 : Math.abs(p[side] - p[0]);
+    return { type: "scatter", mode: "lines+markers", name: c.name, x: c.x, y: m.map(p => p[0]), line: { color: COLOURS[(n + 5) % 6] },
+      error_y: { type: "data", symmetric: false, array: m.map(p => gap(p, 2)), arrayminus: m.map(p => gap(p, 1)) } };
+  });
+  Plotly.react("curve", traces, base({ showlegend: t.curves.length > 1, xaxis: { title: named("branches I"), type: wide ? "log" : "linear", tickvals: ticks, ticktext: ticks.map(String) },
+    yaxis: { rangemode: "tozero" }, uirevision: null }), CONFIG);
 }
 
 /* ---- controls ---- */

@@ -88,7 +88,7 @@ def write(
     parts = {
         "title": html.escape(title),
         "subtitle": html.escape(_subtitle(surfaces)),
-        "measures": measures_table(measures) + "".join(f"<h3>{k}</h3>{v}" for k, v in (tables or {}).items()),
+        "measures": _measures(measures, tables or {}),
         "checks": "".join(_checks(s, n, k) for k, (s, n) in enumerate(zip(surfaces, names, strict=True))),
         "limits": LIMITS,
         "metadata": "".join(_metadata(s, k) for k, s in enumerate(surfaces)),
@@ -134,12 +134,12 @@ def _floats(array: Any) -> str:
         return base64.b64encode(np.ascontiguousarray(array, "<f4").tobytes()).decode()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value that JSON can hold: arrays as lists, nan and inf as null, the rest as text."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, bool | np.bool_ | int | np.integer):
         return value if isinstance(value, int) else value.item()
     if isinstance(value, float | np.floating):
@@ -155,13 +155,13 @@ def _surface(surface: "Surface", name: str, paths: Paths) -> dict[str, Any]:
         "a": _floats(surface.grid.a),
         "b": _floats(surface.grid.b),
         "values": {key: _floats(values) for key, values in layers.items()},
-        "anchors": _plain(np.asarray(surface.anchors, float).reshape(-1, 2)),
-        "anchor_risk": _plain(np.asarray(surface.anchor_risk, float)),
+        "anchors": plain(np.asarray(surface.anchors, float).reshape(-1, 2)),
+        "anchor_risk": plain(np.asarray(surface.anchor_risk, float)),
         "label": caption.loss_label(surface),
         "isometric": caption.isometric(surface),
-        "gram": _plain(surface.metadata.get("gram")),
+        "gram": plain(surface.metadata.get("gram")),
         "caption": caption.limits([surface]),
-        "paths": [{"name": k, "points": _plain(np.asarray(p, float))} for k, p in paths.items()],
+        "paths": [{"name": k, "points": plain(np.asarray(p, float))} for k, p in paths.items()],
     }
 
 
@@ -175,38 +175,64 @@ def _subtitle(surfaces: Sequence["Surface"]) -> str:
     return " · ".join([*filter(None, [parts[0], parts[1], parts[2] and f"{parts[2]} plane"]), count])
 
 
-def _groups(measures: Sequence[Record]) -> list[Any]:
-    return sorted({r["branches"] for r in measures if "branches" in r})
+def rows_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table as HTML; without rows a dash."""
+    if not rows:
+        return "<p>–</p>"
+    lines = ["".join(f"<th>{html.escape(h)}</th>" for h in head)]
+    lines += ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def by_plane(measures: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records split by the kind of their plane, since measures on different kinds have no common mean."""
+    found: dict[str, list[Record]] = {}
+    for record in measures:
+        found.setdefault(str(record.get("plane", "–")).replace("_", " "), []).append(record)
+    return found
+
+
+def by_branches(measures: Sequence[Record]) -> dict[Any, list[Record]]:
+    """Records split by their number of branches, in increasing order; None first, where it is not stated."""
+    where = sorted({r.get("branches") for r in measures}, key=lambda i: -1 if i is None else i)
+    return {x: [r for r in measures if r.get("branches") == x] for x in where}
 
 
 def _trend(measures: Sequence[Record]) -> dict[str, Any]:
-    """Mean and interval of each measure for each I."""
-    keys, where = summary.keys_of(measures), _groups(measures)
-    points = [[summary.interval(summary.samples(measures, key, "branches", x)) for x in where] for key in keys]
-    return {"x": _plain(where), "keys": [summary.name(key) for key in keys], "points": _plain(points)}
+    """Mean and interval of each measure for each I, for each kind of plane."""
+    keys, curves = summary.keys_of(measures), []
+    for plane, group in by_plane([r for r in measures if "branches" in r]).items():
+        cells = by_branches(group)
+        points = [[summary.interval(summary.finite(c, k)) for c in cells.values()] for k in keys]
+        curves.append({"name": plane, "x": list(cells), "points": points})
+    return {"keys": [summary.name(key) for key in keys], "curves": plain(curves)}
 
 
 def measures_table(measures: Sequence[Record]) -> str:
     """A table of the measures: for each I the mean over its triples, with a 95 % bootstrap interval of the mean."""
-    keys = summary.keys_of(measures)
+    keys, planes = summary.keys_of(measures), by_plane(measures)
     if not keys:
         return "<p>No surface has enough finite values to be measured.</p>"
-    where = _groups(measures)
-    rows = [[r] for r in measures] if not where else [[r for r in measures if r.get("branches") == x] for x in where]
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in ["I", "triples", *map(summary.name, keys)])
-    body = "".join(_measures_row(group, keys) for group in rows)
+    groups = [(plane, x, cell) for plane, group in planes.items() for x, cell in by_branches(group).items()]
     spread = "Mean over the triples of solutions, in brackets its 95 % bootstrap interval."
-    if max(map(len, rows)) == 1:
+    if max(len(cell) for _, _, cell in groups) == 1:
         spread = "One triple of solutions for each I, so no spread can be given: run with several triples to get one."
-    return f'<table><tr>{head}</tr>{body}</table><p class="soft">{spread} 0 (one minimum) on a convex surface.</p>'
+    head = [*["plane"][: len(planes) - 1], "I", "triples", *map(summary.name, keys)]
+    rows = [[*[plane][: len(planes) - 1], *measures_row(x, cell, keys)] for plane, x, cell in groups]
+    return f'{rows_table(head, rows)}<p class="soft">{spread} 0 (one minimum) on a convex surface.</p>'
 
 
-def _measures_row(group: Sequence[Record], keys: Sequence[str]) -> str:
-    cells = [f"{group[0].get('branches', '–'):,}" if "branches" in group[0] else "–", str(len(group))]
-    for key in keys:
-        found = summary.samples(group, key, "branches", group[0].get("branches"))
-        cells.append(summary.several(*summary.interval(found), len(found)))
-    return f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in cells)}</tr>"
+def measures_row(branches: int | None, group: Sequence[Record], keys: Sequence[str]) -> list[str]:
+    """Cells of a table: I, how many triples, and each measure's mean with its interval."""
+    samples = [summary.finite(group, key) for key in keys]
+    cells = [summary.several(*summary.interval(values), len(values)) for values in samples]
+    return ["–" if branches is None else f"{branches:,}", str(len(group)), *cells]
+
+
+def _measures(measures: Sequence[Record], tables: Mapping[str, str]) -> str:
+    """The section of measures: the table, unless others stand in for it, and those others."""
+    own = measures_table(measures) if measures or not tables else ""
+    return own + "".join(f"<h3>{html.escape(heading)}</h3>{table}" for heading, table in tables.items())
 
 
 def _text(value: Any) -> str:
@@ -214,7 +240,7 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
         return f"{value:.6g}"
-    return str(_plain(value)) if isinstance(value, list | tuple | np.ndarray) else str(value)
+    return str(plain(value)) if isinstance(value, list | tuple | np.ndarray) else str(value)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -33,7 +33,7 @@ def one_for_each(surfaces: Sequence["Surface"]) -> list["Surface"]:
 def _triples(surfaces: Sequence["Surface"], shown: Sequence["Surface"]) -> str:
     if len(surfaces) == len(shown):
         return ""
-    return f" Of {len(surfaces) // len(shown)} triples of solutions the first is drawn."
+    return f" Of the {len(surfaces)} surfaces the first for each I is drawn."
 
 
 class _Sheet:

@@ -56,7 +56,7 @@ def _panel(ax: Any, groups: Mapping[str, Sequence[Mapping[str, Any]]], key: str,
     """One measure: dots, mean, interval; log axes where the values span them, from zero otherwise."""
     for colour, (name, records) in zip(COLOURS * len(groups), groups.items(), strict=False):
         where = sorted({r[against] for r in records})
-        samples = [summary.samples(records, key, against, x) for x in where]
+        samples = [summary.finite([r for r in records if r[against] == x], key) for x in where]
         means, lows, highs = np.array([summary.interval(s) for s in samples]).T
         for x, sample in zip(where, samples, strict=True):
             ax.plot([x] * len(sample), sample, ".", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)

@@ -67,9 +67,9 @@ def interval(samples: Sequence[float], *, level: float = 0.95) -> tuple[float, f
     return float(finite.mean()), float(low), float(high)
 
 
-def samples(records: Sequence[Mapping[str, Any]], key: str, against: str, x: Any) -> list[float]:
-    """The finite values of a measure among the records with `against` = x."""
-    found = [float(r[key]) for r in records if r.get(against) == x and r.get(key) is not None]
+def finite(records: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """The finite values of a measure among the records."""
+    found = [float(r[key]) for r in records if r.get(key) is not None]
     return [value for value in found if np.isfinite(value)]
 
 
