@@ -23,6 +23,7 @@ VARIABLE = "LANDSCAPE_DATA"
 TIMEOUT = (10.0, 30.0)  # seconds: to connect, between two packets
 CHUNK = 2**16  # bytes; what a broken transfer may lose
 ATTEMPTS = 5  # from one mirror, each going on where the last one broke off
+REASONS = {"ConnectionError": "no connection, or lost", "ConnectTimeout": "no connection", "ReadTimeout": "no answer"}
 OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -224,7 +225,7 @@ class _Resuming(NamedTuple):
                 download(url, file, None)
         arrived = _size(self.part)
         if arrived < self.size:
-            raise ConnectionError(f"ended after {arrived:,} of {self.size:,} bytes")
+            raise EOFError(f"ended after {arrived:,} of {self.size:,} bytes")
         os.replace(self.part, output_file)
 
 
@@ -238,14 +239,24 @@ def _download(pinned: Pinned, mirrors: Sequence[str], folder: Path, progress: bo
             before = _size(part)
             try:
                 return _retrieve(url, pinned, target, download)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 if isinstance(error, OSError) and error.errno in OWN_DISK:
                     raise
-                reason = "wrong checksum" if isinstance(error, ValueError) else " ".join(str(error).split())[:200]
+                reason = _reason(error)
             if _size(part) == before:  # otherwise more arrived, or a bad beginning was thrown away
                 break
         happened.append(f"{url} ({reason})")
     raise ConnectionError(f"{pinned.path} ({pinned.size:,} bytes) could not be fetched: {'; '.join(happened)}")
+
+
+def _reason(error: Exception) -> str:
+    """What a failed transfer came from, in a few words."""
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return f"{answer.status_code} {answer.reason}"
+    if isinstance(error, ValueError):
+        return "wrong checksum"
+    return str(error) if isinstance(error, EOFError) else REASONS.get(type(error).__name__, type(error).__name__)
 
 
 def _retrieve(url: str, pinned: Pinned, target: Path, download: Any) -> None:

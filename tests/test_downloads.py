@@ -202,6 +202,7 @@ def test_when_every_mirror_fails_each_is_named_with_its_reason_and_nothing_wrong
     assert f"MNIST/raw/{source.name} ({len(source.packed[source.name]):,} bytes) could not be fetched" in text
     assert f"{source.first.address}{source.name} (404" in text
     assert f"{source.second.address}{source.name} (wrong checksum)" in text
+    assert len(text) < 400
     assert not [path for path in source.root.rglob("*") if path.is_file()]
 
 
@@ -213,6 +214,15 @@ def test_a_mirror_that_is_not_there_is_no_obstacle(source, monkeypatch):
         downloads.SOURCES, "mnist", downloads.SOURCES["mnist"]._replace(mirrors=(nobody, source.second.address))
     )
     assert len(downloads.fetch("mnist", source.root, progress=False)) == 4
+    monkeypatch.setitem(downloads.SOURCES, "mnist", downloads.SOURCES["mnist"]._replace(mirrors=(nobody,)))
+    with pytest.raises(ConnectionError, match=rf"{nobody}.*ubyte\.gz \(no connection, or lost\)$"):
+        downloads.fetch("mnist", source.root.with_name("another"), progress=False)
+
+
+def test_a_mirror_that_always_breaks_off_is_given_up(source):
+    source.first.faults[source.name] = ["truncated"] * 50
+    downloads.fetch("mnist", source.root, progress=False)
+    assert len(starts(source.first, source.name)) == downloads.ATTEMPTS
 
 
 def test_an_archive_is_unpacked_file_by_file_and_nothing_else_is(source, monkeypatch):
