@@ -117,7 +117,7 @@ def row(surfaces: Sequence["Surface"], *, titles: Sequence[str] | None = None, l
     arrays = [scale.values(s) for s in shown]
     common, own = scale.norm(arrays, log=log), [scale.norm([a], log=log) for a in arrays]
     with mpl.rc_context(STYLE):
-        columns = max(len(shown), 3)
+        columns = max(len(shown), 2)
         wide = (TWO_COLUMNS - LEFT - RIGHT) / columns
         solid, flat = min(wide * 1.02, 1.6), min(wide - 0.3, 1.5) + 0.5
         sheet = _Sheet(columns, 0.2 + 2 * solid + 0.1 + flat)
@@ -150,7 +150,7 @@ def rows(groups: Mapping[str, Sequence["Surface"]], *, scales: str = "row", log:
     shown = {name: one_for_each(group) for name, group in groups.items()}
     every = scale.norm([scale.values(s) for group in shown.values() for s in group], log=log)
     with mpl.rc_context(STYLE):
-        columns = max(3, *(len(group) for group in shown.values()))
+        columns = max(2, *(len(group) for group in shown.values()))
         band = min((TWO_COLUMNS - LEFT - RIGHT) / columns * 1.02, 1.6) + 0.2
         sheet = _Sheet(columns, band * len(shown) + 0.05)
         for n, (name, group) in enumerate(shown.items()):
