@@ -58,7 +58,11 @@ def shown(files: list[str]) -> list[str]:
 
 
 def start_jax(options: Options) -> bool:
-    """Set JAX up before its first use: all cores as CPU devices, the precision; True in the leading process."""
+    """Set JAX up before its first use: all cores as CPU devices, the precision; True in the leading process.
+
+    Raises:
+        ValueError: --distributed outside a job.
+    """
     import jax
 
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -66,7 +70,10 @@ def start_jax(options: Options) -> bool:
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     jax.config.update("jax_default_matmul_precision", options.precision)
     if options.distributed and not jax.distributed.is_initialized():
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise ValueError(f"--distributed found no job to join ({error})\n  Start the command with srun.") from error
     return jax.process_index() == 0
 
 

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from landscape import storage
 from landscape.options import Options
 from landscape.progress import Bar
@@ -114,7 +116,7 @@ class Run:
         Raises:
             Stopped: SIGTERM or SIGUSR1 has come.
         """
-        if stop_requested():
+        if on_any_process(bool(_stop), self.options.distributed):
             raise storage.Stopped
 
     @contextmanager
@@ -142,9 +144,13 @@ def print_line(text: str) -> None:
 _stop: list[int] = []
 
 
-def stop_requested() -> bool:
-    """Whether a signal has asked this process to stop."""
-    return bool(_stop)
+def on_any_process(flag: bool, distributed: bool) -> bool:
+    """Whether the flag is set on any process of the computation; all processes must ask."""
+    if not distributed:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
 
 
 @contextmanager
@@ -180,8 +186,9 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
         resumed = (path / "config.json").exists()
         if resumed:
             refuse_changes(path, wanted)
-        else:
+        elif leader:
             refuse_strangers(path)
+        resumed = on_any_process(resumed, options.distributed)
         environment = environment_of()
         run = Run(name, path, options, resumed, leader)
         if leader and not resumed:
@@ -190,6 +197,7 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
         run.log("start", resumed=resumed, command=command, environment=environment)
         if resumed:
             run.take_up(environment)
+        on_any_process(False, options.distributed)  # nobody goes on before the directory is ready
         yield run
 
 

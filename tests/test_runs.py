@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,6 +46,26 @@ def here(*arguments: str, module: Any = toy) -> int:
 def start(*arguments: str) -> subprocess.Popen[str]:
     """Run the toy in a process of its own."""
     return subprocess.Popen([*TOY, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def pair(*arguments: str) -> list[subprocess.Popen[str]]:
+    """Run the toy as two processes of one job, as srun would start them."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    job = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    job |= {"SLURM_JOB_NUM_NODES": "1", "SLURM_STEP_ID": "0", "SLURM_LOCALID": "0"}
+    job |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
+    return [
+        subprocess.Popen(
+            [*TOY, *arguments, "--distributed"],
+            env={**os.environ, **job, "SLURM_PROCID": str(k)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(2)
+    ]
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -181,6 +202,35 @@ def test_two_processes_on_one_directory(capsys: pytest.CaptureFixture[str]) -> N
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert here("--seconds", "0.1") == 0
+
+
+def test_two_processes_of_one_job_share_a_directory_and_stop_together() -> None:
+    arguments = ["--seconds", "0.1"]
+    job = pair(*arguments)
+    wait_for(Path("runs/toy/unit-0.npz"), job[0])
+    job[1].send_signal(signal.SIGTERM)
+    ends = [process.communicate(timeout=60) for process in job]
+    assert [process.returncode for process in job] == [75, 75], ends
+    assert len(list(Path("runs/toy").glob("unit-*.npz"))) < 10
+    job = pair(*arguments)
+    outputs = [process.communicate(timeout=60)[0] for process in job]
+    assert [process.returncode for process in job] == [0, 0]
+    assert "done:    runs/toy" in outputs[0]
+    assert "toy" not in outputs[1]
+    assert here(*arguments, "--out", "whole") == 0
+    assert results(Path("runs/toy")) == results(Path("whole"))
+    starts = [line for line in Path("runs/toy/log.jsonl").read_text().splitlines() if '"event": "start"' in line]
+    assert len(starts) == 2
+
+
+def test_a_job_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "JAX_COORDINATOR"))]:
+        monkeypatch.delenv(name)
+    process = start("--distributed")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "srun" in errors
+    assert not os.listdir()
 
 
 def test_full_disk_keeps_what_is_finished_and_continues_after_room_is_made(folder: Path) -> None:
