@@ -25,8 +25,10 @@ class Bar:
         if shown and (sys.stdout.isatty() or "ipykernel" in sys.modules):
             from tqdm.auto import tqdm
 
-            form = "{desc}{bar:20} {percentage:3.0f} %  {elapsed}  {postfix}"
-            self.terminal = tqdm(total=total, desc=f"{label:<22} ", bar_format=form, file=sys.stdout, leave=False)
+            form = "{desc}{bar:20} {percentage:3.0f} %  {elapsed}  {unit}"
+            self.terminal = tqdm(
+                total=total, desc=f"{label:<22} ", unit=unit, bar_format=form, file=sys.stdout, leave=False
+            )
 
     @property
     def seconds(self) -> float:
@@ -37,7 +39,7 @@ class Bar:
         """Count `n` more units."""
         self.done += n
         if self.terminal is not None:
-            self.terminal.set_postfix_str(" ".join(filter(None, [self.left(), self.text])), refresh=False)
+            self.terminal.unit = "  ".join(filter(None, [self.left(), self.text]))
             self.terminal.update(n)
         elif self.shown and time.monotonic() - self.spoken >= EVERY:
             self.spoken = time.monotonic()
@@ -49,7 +51,7 @@ class Bar:
 
     def left(self) -> str:
         """The time left at the rate so far."""
-        return f"{clock(self.seconds / self.done * (self.total - self.done))} left " if self.done else ""
+        return f"{clock(self.seconds / self.done * (self.total - self.done))} left" if self.done else ""
 
     def close(self) -> None:
         """Leave one final line."""
@@ -63,7 +65,7 @@ class Bar:
         share = self.done / max(self.total, 1)
         full = round(20 * min(share, 1.0))
         unit = f"{self.done:,} {self.unit}" if self.unit else ""
-        words = "  ".join(filter(None, [left.strip(), self.text or unit]))
+        words = "  ".join(filter(None, [left, self.text or unit]))
         bar = f"{'█' * full}{'░' * (20 - full)}"
         sys.stdout.write(f"{self.label:<22} {bar} {100 * share:3.0f} %  {clock(self.seconds)}  {words}".rstrip() + "\n")
         sys.stdout.flush()

@@ -1,13 +1,19 @@
 """A run directory survives kills, signals, full disks and damage, and refuses what does not belong to it."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import random
+import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -353,3 +359,22 @@ def test_a_bar_counts_and_ends_with_one_line(capsys: pytest.CaptureFixture[str])
     assert line.count("\n") == 1
     events = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
     assert events[-1]["done"] == events[-1]["total"] == 2601
+
+
+def test_on_a_terminal_one_bar_moves_and_leaves_one_line() -> None:
+    def read(handle: int) -> bytes:
+        with contextlib.suppress(OSError):  # the other end was closed
+            return os.read(handle, 2**16)
+        return b""
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
+    process = subprocess.Popen([*TOY, "--seconds", "0.12"], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    text = b"".join(iter(lambda: read(ours), b"")).decode()
+    os.close(ours)
+    assert process.wait() == 0
+    lines = [line.split("\r") for line in text.replace("\r\n", "\n").split("\n")]
+    moving = next(states for states in lines if len(states) > 3)
+    assert any(re.search(r"50 %  \d\d:\d\d  0:0\d left  sum -?\d", state) for state in moving), moving
+    assert [states[-1] for states in lines if "100 %" in states[-1]] == [moving[-1]]
