@@ -112,12 +112,14 @@ def _pairs(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Reco
 
     The kind of plane need not be the same, which is what two runs may differ in, unless a run has several kinds.
     """
-    keys = PAIRED_BY if max(len(report.by_plane(first)), len(report.by_plane(second))) == 1 else (*PAIRED_BY, "plane")
-    return [(a, b) for b in second for a in first if _alike(a, b, keys) or len(first) == len(second) == 1]
+    one = max(len(report.by_plane(first)), len(report.by_plane(second))) == 1
+    alone = len(first) == len(second) == 1
+    every = [(a, b) for b in second for a in first]
+    return [(a, b) for a, b in every if alone or (_alike(a, b) and (one or summary.kind(a) == summary.kind(b)))]
 
 
-def _alike(a: Record, b: Record, keys: Sequence[str]) -> bool:
-    shared = [key for key in keys if key in a and key in b]
+def _alike(a: Record, b: Record) -> bool:
+    shared = [key for key in PAIRED_BY if key in a and key in b]
     return bool(shared) and all(a[key] == b[key] for key in shared)
 
 

@@ -43,7 +43,11 @@ def records(surfaces: Sequence["Surface"]) -> list[dict[str, Any]]:
     found = []
     for surface in surfaces:
         if np.count_nonzero(np.isfinite(surface.risk)) >= 3:
-            keys = {k: surface.metadata[k] for k in ("branches", "triple", "seed", "plane") if k in surface.metadata}
+            keys = {
+                k: surface.metadata[k]
+                for k in ("branches", "triple", "seed", "plane", "aligned")
+                if k in surface.metadata
+            }
             found.append({**keys, **convexity.numbers(convexity.report(surface))})
     return found
 
@@ -121,9 +125,9 @@ def name_all(surfaces: Sequence["Surface"]) -> list[str]:
         parts = [f"I = {int(known['branches']):,}"] if "branches" in known else []
         if "triple" in known and any(s.metadata.get("triple") != known["triple"] for s in surfaces):
             parts.append(f"triple {int(known['triple']) + 1}")
-        if "plane" in known and any(s.metadata.get("plane") != known["plane"] for s in surfaces):
-            parts.append(str(known["plane"]).replace("_", " "))
-        found.append(", ".join(parts) or f"surface {n}")
+        if len({summary.kind(s.metadata) for s in surfaces}) > 1:
+            parts.append(summary.kind(known))
+        found.append(", ".join(filter(None, parts)) or f"surface {n}")
     repeated = {name for name in found if found.count(name) > 1}
     return [f"{name} ({n})" if name in repeated else name for n, name in enumerate(found, 1)]
 
@@ -168,11 +172,10 @@ def _surface(surface: "Surface", name: str, paths: Paths) -> dict[str, Any]:
 def _subtitle(surfaces: Sequence["Surface"]) -> str:
     """Data set, loss and plane of the surfaces, and how many there are."""
     known = [s.metadata for s in surfaces]
-    parts = [
-        ", ".join(sorted({str(m[k]).replace("_", " ") for m in known if k in m})) for k in ("dataset", "loss", "plane")
-    ]
+    parts = [", ".join(sorted({str(m[k]).replace("_", " ") for m in known if k in m})) for k in ("dataset", "loss")]
+    kinds = " or ".join(sorted({summary.kind(m) for m in known} - {""}))
     count = f"{len(surfaces)} surface{'s' * (len(surfaces) > 1)}"
-    return " · ".join([*filter(None, [parts[0], parts[1], parts[2] and f"{parts[2]} plane"]), count])
+    return " · ".join([*filter(None, [*parts, kinds and f"{kinds} plane"]), count])
 
 
 def rows_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -188,7 +191,7 @@ def by_plane(measures: Sequence[Record]) -> dict[str, list[Record]]:
     """Records split by the kind of their plane, since measures on different kinds have no common mean."""
     found: dict[str, list[Record]] = {}
     for record in measures:
-        found.setdefault(str(record.get("plane", "–")).replace("_", " "), []).append(record)
+        found.setdefault(summary.kind(record) or "–", []).append(record)
     return found
 
 

@@ -81,11 +81,13 @@ def test_measures_are_those_of_convexity_with_their_spread(rng: np.random.Genera
 
 def test_kinds_of_plane_are_not_averaged(rng: np.random.Generator, tmp_path: Path) -> None:
     surfaces = [relu_slice(rng, 4, plane=plane) for plane in ("orthonormal", "oblique")]
+    surfaces.append(relu_slice(rng, 4, aligned=True))
     report.write(tmp_path / "report.html", surfaces)
     data = data_of((tmp_path / "report.html").read_text("utf-8"))
-    assert [curve["name"] for curve in data["trend"]["curves"]] == ["orthonormal", "oblique"]
-    assert [s["name"] for s in data["surfaces"]] == ["I = 4, orthonormal", "I = 4, oblique"]
-    assert [s["isometric"] for s in data["surfaces"]] == [True, False]
+    kinds = ["orthonormal", "oblique", "orthonormal, aligned"]
+    assert [curve["name"] for curve in data["trend"]["curves"]] == kinds
+    assert [s["name"] for s in data["surfaces"]] == [f"I = 4, {kind}" for kind in kinds]
+    assert [s["isometric"] for s in data["surfaces"]] == [True, False, True]
 
 
 def test_surfaces_that_cannot_be_measured_are_still_shown(rng: np.random.Generator, tmp_path: Path) -> None:

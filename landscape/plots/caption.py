@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from landscape.plots import summary
+
 if TYPE_CHECKING:
     from landscape.surfaces import Surface
 
@@ -52,8 +54,8 @@ def _range(values: Sequence[np.ndarray]) -> str:
 
 
 def _planes(surfaces: Sequence["Surface"]) -> str:
-    kinds = sorted({str(s.metadata["plane"]).replace("_", " ") for s in surfaces if "plane" in s.metadata})
-    kind = f"{', '.join(kinds)} plane" if kinds else "plane"
+    kinds = sorted({summary.kind(s.metadata) for s in surfaces} - {""})
+    kind = f"{' or '.join(kinds)} plane" if kinds else "plane"
     through = " through three solutions" if all(len(s.anchors) == 3 for s in surfaces) else ""
     each = "One" if len(surfaces) == 1 else "For each network one"
     return f"{each} {kind}{through}"

@@ -9,6 +9,7 @@ NAMES = {
     "env_max_loss": "largest distance to the convex envelope (loss units)",
     "env_mean_loss": "mean distance to the convex envelope (loss units)",
     "barrier": "highest barrier between solutions (loss units)",
+    "test_barrier": "highest barrier on test data (loss units)",
     "minima": "minima",
     "env_max": "largest distance to the convex envelope (of the range)",
     "env_mean": "mean distance to the convex envelope (of the range)",
@@ -21,13 +22,13 @@ NAMES = {
 }
 """What a measure is called; those of the triangle of solutions have the prefix "triangle_"."""
 
-SHOWN = tuple(NAMES)[:8]
+SHOWN = tuple(NAMES)[:9]
 """The measures shown by default, those in loss units first."""
 
-IDENTITY = ("branches", "triple", "seed", "surface", "run", "plane")
+IDENTITY = ("branches", "triple", "seed", "surface", "run", "plane", "aligned")
 """Keys that say which surface a record belongs to."""
 
-RESAMPLES = 2000
+RESAMPLES = 9_999
 """Bootstrap resamples of an interval."""
 
 
@@ -43,12 +44,23 @@ def name(key: str) -> str:
 
 
 def keys_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The measures to show: the known ones that the records hold, or else every number in them."""
+    """The measures to show: the known ones with a finite value in a record, or else every such number."""
     numbers = (int, float, np.integer, np.floating)
     found: dict[str, None] = {}
     for record in records:
-        found.update({k: None for k, v in record.items() if isinstance(v, numbers) and not isinstance(v, bool)})
+        held = {k: v for k, v in record.items() if isinstance(v, numbers) and not isinstance(v, bool)}
+        found.update({key: None for key, value in held.items() if np.isfinite(value)})
     return [k for k in SHOWN if k in found] or [k for k in found if k not in IDENTITY]
+
+
+def kind(known: Mapping[str, Any]) -> str:
+    """The kind of plane in words, from a record or the metadata of a surface; empty where it is not stated.
+
+    >>> kind({"plane": "orthonormal", "aligned": True}), kind({})
+    ('orthonormal, aligned', '')
+    """
+    parts = [str(known.get("plane", "")).replace("_", " "), "aligned" if known.get("aligned") else ""]
+    return ", ".join(part for part in parts if part)
 
 
 def interval(samples: Sequence[float], *, level: float = 0.95) -> tuple[float, float, float]:
