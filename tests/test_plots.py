@@ -113,6 +113,17 @@ def test_row_is_ordered_by_branches_on_a_common_and_on_own_scales(rng: np.random
     assert len(np.unique((image * 255).astype(int).reshape(-1, 3), axis=0)) > 2000
 
 
+def test_measures_can_stand_under_the_row(rng: np.random.Generator) -> None:
+    surfaces = [relu_slice(rng, n) for n in (2, 20)]
+    records = [
+        {"branches": n, "barrier": float(value)} for n, value in zip((2, 20), rng.exponential(size=2), strict=True)
+    ]
+    fig = plots.row(surfaces, measures=records)
+    curves = [line.get_ydata() for ax in fig.axes if ax.name != "3d" for line in ax.lines]
+    assert any(np.array_equal(curve, [r["barrier"] for r in records]) for curve in curves)
+    assert "no spread" in text_of(fig)
+
+
 def test_rows_share_scales_as_asked(rng: np.random.Generator) -> None:
     groups = {"one": [relu_slice(rng, n) for n in (2, 4)], "two": [relu_slice(rng, n) for n in (3, 6)]}
     tops = {}

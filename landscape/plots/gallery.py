@@ -9,15 +9,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from landscape.plots import caption, scale
+from landscape.plots import caption, scale, summary
+from landscape.plots.measures import draw_trend, spread
 from landscape.plots.style import STYLE, TWO_COLUMNS, figure
 from landscape.plots.surface import colour_bar, draw_contour, draw_surface, note
 
 if TYPE_CHECKING:
     from landscape.surfaces import Surface
 
-LEFT, RIGHT, NOTE = 0.28, 0.62, 0.34
-"""Inches left for the names of the rows, for the common colour bar, and for the note under the figure."""
+LEFT, RIGHT, NOTE, TREND = 0.28, 0.62, 0.4, 1.65
+"""Inches for the names of the rows, the common colour bar, the note under the figure, and the measures above it."""
 
 
 def one_for_each(surfaces: Sequence["Surface"]) -> list["Surface"]:
@@ -98,7 +99,13 @@ def _flat_band(sheet: _Sheet, surfaces: Sequence["Surface"], norms: Sequence[Nor
     return size + 0.5
 
 
-def row(surfaces: Sequence["Surface"], *, titles: Sequence[str] | None = None, log: bool = False) -> Figure:
+def row(
+    surfaces: Sequence["Surface"],
+    *,
+    titles: Sequence[str] | None = None,
+    measures: Sequence[Mapping[str, Any]] = (),
+    log: bool = False,
+) -> Figure:
     """The row of surfaces over I as in Figure 1: on one common scale, each on its own, and their contours beneath.
 
     Where there are several surfaces with the same number of branches, the first is drawn.
@@ -106,6 +113,7 @@ def row(surfaces: Sequence["Surface"], *, titles: Sequence[str] | None = None, l
     Args:
         surfaces: In any order; titled with `metadata["branches"]`.
         titles: Other titles, one for each surface; then all are drawn, in the order given.
+        measures: Records with `branches` and measures by name, drawn against I below the surfaces.
         log: Heights and colours on a log scale.
 
     Raises:
@@ -120,7 +128,8 @@ def row(surfaces: Sequence["Surface"], *, titles: Sequence[str] | None = None, l
         columns = max(len(shown), 2)
         wide = (TWO_COLUMNS - LEFT - RIGHT) / columns
         solid, flat = min(wide * 1.02, 1.6), min(wide - 0.3, 1.5) + 0.5
-        sheet = _Sheet(columns, 0.2 + 2 * solid + 0.1 + flat)
+        end = 0.3 + 2 * solid + flat
+        sheet = _Sheet(columns, end + (TREND if measures else 0.0))
         _titles(sheet, titles, 0.06)
         _solid_band(sheet, shown, [common] * len(shown), 0.2, heights=False)
         sheet.name("common scale", 0.2, solid)
@@ -129,8 +138,20 @@ def row(surfaces: Sequence["Surface"], *, titles: Sequence[str] | None = None, l
         sheet.name("own scale", 0.2 + solid, solid)
         _flat_band(sheet, shown, own, 0.3 + 2 * solid)
         sheet.name("from above", 0.3 + 2 * solid, flat - 0.5)
-        note(sheet.fig, note_text + _triples(surfaces, shown))
+        if measures:
+            _trend_band(sheet, measures, end)
+        note(sheet.fig, note_text + _triples(surfaces, shown) + (f" {spread([measures])}" if measures else ""))
     return sheet.fig
+
+
+def _trend_band(sheet: _Sheet, measures: Sequence[Mapping[str, Any]], top: float) -> None:
+    """The first measures against I, with their spread, across the width of the sheet."""
+    keys = [key for key in summary.keys_of(measures) if key != "test_barrier"][:4]
+    wide = (TWO_COLUMNS - LEFT) / max(len(keys), 1)
+    for n, key in enumerate(keys):
+        ax = sheet.fig.add_axes(sheet.place(LEFT + n * wide + 0.25, top + 0.32, wide - 0.4, TREND - 0.75))
+        draw_trend(ax, {"": measures}, key, "branches")
+        ax.tick_params(labelsize=6)
 
 
 def rows(groups: Mapping[str, Sequence["Surface"]], *, scales: str = "row", log: bool = False) -> Figure:

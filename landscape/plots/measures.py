@@ -43,16 +43,16 @@ def trend(
     fig, axes = figure(TWO_COLUMNS * min(1.0, 0.26 * columns + 0.05), 1.75 * lines + 0.35, rows=lines, columns=columns)
     with mpl.rc_context(STYLE):
         for ax, key in zip(axes.flat, keys, strict=False):
-            _panel(ax, groups, key, against)
+            draw_trend(ax, groups, key, against)
         for ax in axes.flat[len(keys) :]:
             ax.set_axis_off()
         if len(groups) > 1:
             axes.flat[0].legend(loc="best")
-        note(fig, _spread(list(groups.values()), against), columns=fig.get_figwidth())
+        note(fig, spread(list(groups.values()), against), columns=fig.get_figwidth())
     return fig
 
 
-def _panel(ax: Any, groups: Mapping[str, Sequence[Mapping[str, Any]]], key: str, against: str) -> None:
+def draw_trend(ax: Any, groups: Mapping[str, Sequence[Mapping[str, Any]]], key: str, against: str) -> None:
     """One measure: dots, mean, interval; log axes where the values span them, from zero otherwise."""
     for colour, (name, records) in zip(COLOURS * len(groups), groups.items(), strict=False):
         where = sorted({r[against] for r in records})
@@ -79,7 +79,8 @@ def _axes(ax: Any, where: Sequence[float]) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
 
 
-def _spread(groups: Sequence[Sequence[Mapping[str, Any]]], against: str) -> str:
+def spread(groups: Sequence[Sequence[Mapping[str, Any]]], against: str = "branches") -> str:
+    """What dots, line and band of a trend are, and over how many triples."""
     counts = {sum(r[against] == x for r in group) for group in groups for x in {r[against] for r in group}}
     if counts == {1}:
         return "One triple of solutions for each I: no spread can be given. Other planes and extents are not shown."
