@@ -66,7 +66,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     >>> names_of([Path("runs/a"), Path("other/a"), Path("runs/b/surface.nc")])
     ['runs/a', 'other/a', 'b']
     """
-    folders = [(path.parent if path.suffix == ".nc" else path).absolute() for path in paths]
+    folders = [(path.parent if path.name == "surface.nc" else path).absolute() for path in paths]
     names = []
     for n, folder in enumerate(folders):
         others = [f.parts for k, f in enumerate(folders) if k != n]

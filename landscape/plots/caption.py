@@ -30,7 +30,7 @@ def loss_label(surface: "Surface", layer: str | None = None) -> str:
     metadata: Mapping[str, Any] = surface.metadata
     if layer is not None:
         return layer
-    name = str(metadata.get("loss", "loss")).replace("_", " ")
+    name = str(metadata.get("loss", "loss")).replace("_", " ").replace("<lambda>", "loss")
     name = name if "loss" in name else f"{name} loss"
     unit = metadata.get("units")
     return f"{name} ({unit})" if unit and str(unit) not in name else name
