@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,9 @@ def fingerprint(*parts: Any) -> str:
     True
     >>> fingerprint(np.arange(3)) == fingerprint(np.arange(3.0))
     False
+
+    Raises:
+        TypeError: A part is something else.
     """
     import jax
 
@@ -67,19 +71,26 @@ def fingerprint(*parts: Any) -> str:
             digest.update(repr(leaf).encode())
             continue
         array = np.ascontiguousarray(leaf)
+        if array.dtype.hasobject:
+            raise TypeError(f"a fingerprint wants arrays, numbers and strings; got {type(leaf).__name__}.")
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any], key: str) -> None:
-    """Write named arrays as npz, with the `key` of the inputs they belong to and their own checksum."""
+    """Write named arrays as npz, with the `key` of the inputs they belong to and their own checksum.
+
+    Equal content gives equal bytes: the archive carries no dates.
+    """
     content = {name: np.asarray(array) for name, array in arrays.items()}
-    sealed: dict[str, Any] = {**content, "__key__": key, "__seal__": fingerprint(key, content)}
+    sealed = {**content, "__key__": np.asarray(key), "__seal__": np.asarray(fingerprint(key, content))}
 
     def write(pending: Path) -> None:
-        with open(pending, "wb") as file:
-            np.savez(file, **sealed)
+        with zipfile.ZipFile(pending, "w") as archive:
+            for name, array in sealed.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
     write_atomic(path, write)
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -79,6 +80,20 @@ def test_arrays_come_back_bit_for_bit(tmp_path: Path, rng: np.random.Generator) 
         expected = np.asarray(array)
         assert (back[name].dtype, back[name].shape) == (expected.dtype, expected.shape)
         assert back[name].tobytes() == expected.tobytes()
+
+
+def test_equal_arrays_give_equal_bytes(tmp_path: Path, rng: np.random.Generator) -> None:
+    arrays = {"risk": rng.normal(size=(3, 5)), "steps": rng.integers(9, size=4)}
+    storage.save_arrays(tmp_path / "one.npz", arrays, "key")
+    time.sleep(2.1)  # dates in an archive go by two seconds
+    storage.save_arrays(tmp_path / "two.npz", arrays, "key")
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
+def test_objects_are_not_stored(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="wants arrays, numbers and strings"):
+        storage.save_arrays(tmp_path / "tile.npz", {"risk": np.array([None, {}])}, "key")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_file_is_none_and_another_key_is_refused(tmp_path: Path) -> None:
