@@ -38,10 +38,10 @@ _HOMES = {
     "Solutions": "training",
     "train": "training",
     "Plane": "planes",
-    "Grid": "surfaces",
-    "grid_around": "surfaces",
+    "Grid": "grids",
+    "grid_around": "grids",
     "Surface": "surfaces",
-    "evaluate": "surfaces",
+    "evaluate": "evaluation",
 }
 _MODULES = ("datasets", "networks", "losses", "planes", "convexity", "alignment", "plots", "duality")
 

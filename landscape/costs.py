@@ -1,0 +1,225 @@
+"""What a surface costs in operations and bytes, counted before anything runs, and the tile that follows from it."""
+
+import math
+import os
+from typing import Any, NamedTuple
+
+from jax.extend import core as jcore
+
+from landscape import lanes, trees
+from landscape.networks import MultiBranch
+from landscape.problem import stage
+from landscape.tiles import Tile
+
+Tree = Any
+
+VALUES_A_STEP = 800
+"""Hidden values of one example that a step of the grid loop should hold on a CPU: enough to keep its product busy."""
+LANES_ON_CPU = (64, 1024)
+"""Smallest and largest number of examples in a chunk on a CPU."""
+GIB = 2**30
+
+
+class Cost(NamedTuple):
+    """Costs of one kind of branch, each for one branch and one example.
+
+    Attributes:
+        count: Branches of this kind.
+        once: Operations before the grid, first layer included.
+        point: Operations at each grid point.
+        held: Values kept for the whole grid, to be multiplied by three on a plane.
+        late: Largest intermediate value at a point.
+        weights: Parameters kept laid out for the later layers, per branch only.
+        parameters: All parameters of a branch.
+        reduction: Hidden values that the last product sums over.
+    """
+
+    count: int
+    once: int
+    point: int
+    held: int
+    late: int
+    weights: int
+    parameters: int
+    reduction: int
+
+
+class Plan(NamedTuple):
+    """A tile with its price.
+
+    Attributes:
+        tile: The sizes.
+        operations: Floating-point operations of the whole surface.
+        nbytes: Bytes on each device, the three trees of parameters included.
+        temporary: Bytes on each device beside the parameters.
+    """
+
+    tile: Tile
+    operations: float
+    nbytes: int
+    temporary: int
+
+
+def costs(network: MultiBranch, params: Tree, example: Any) -> list[Cost]:
+    """The costs of every kind of branch, from shapes alone."""
+    groups = network.groups(params)
+    staged = stage(network, params, example)
+    return [_cost(r, count, w) for r, count, (_, w) in zip(staged, network.counts, groups, strict=True)]
+
+
+def _cost(restriction: lanes.Restriction, count: int, params: Tree) -> Cost:
+    late = set(restriction.late)
+    operations = [_operations(e) for e in restriction.equations]
+    affine = [restriction.facts[e.outvars[0]].stage == lanes.AFFINE for e in restriction.equations]
+    operands = [restriction.equations[i].invars[j] for i, j in restriction.cuts]
+    cut = {v for v in operands if not isinstance(v, jcore.Literal)}
+    kept, held = sum(map(_size, cut)), sum(_size(v) for v in cut if restriction.axes(v).example)
+    last = [restriction.equations[i] for i in late if i in restriction.products and restriction.products[i].folds]
+    return Cost(
+        count,
+        sum(n * (3 if a else 1) for i, (n, a) in enumerate(zip(operations, affine, strict=True)) if i not in late),
+        sum(operations[i] for i in late) + 2 * kept,
+        held,
+        max((_size(v) for i in late for v in restriction.equations[i].outvars), default=1),
+        kept - held,
+        trees.size(params) // count,
+        _contracted(last[-1]) if last else 0,
+    )
+
+
+def _size(variable: Any) -> int:
+    return math.prod(variable.aval.shape)
+
+
+def _contracted(e: Any) -> int:
+    (left, _), _ = e.params["dimension_numbers"]
+    return math.prod(e.invars[0].aval.shape[d] for d in left)
+
+
+def _operations(e: Any) -> int:
+    size = sum(map(_size, e.outvars))
+    if e.primitive.name == "dot_general":
+        return 2 * size * _contracted(e)
+    if e.primitive.name == "conv_general_dilated":
+        kernel = e.invars[1].aval
+        return 2 * size * kernel.size // kernel.shape[e.params["dimension_numbers"].rhs_spec[0]]
+    if e.primitive.name == "scan":
+        return e.params["length"] * sum(_operations(inner) for inner in e.params["jaxpr"].jaxpr.eqns)
+    return size
+
+
+def plan(
+    network: MultiBranch,
+    params: Tree,
+    example: Any,
+    *,
+    outputs: int,
+    examples: int,
+    points: tuple[int, int],
+    memory: int,
+    devices: int = 1,
+    platform: str = "cpu",
+) -> Plan:
+    """Choose a tile: on a CPU it fills the second-level cache, elsewhere a quarter of the memory.
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...], or their shapes.
+        example: Shape and type of one example.
+        outputs: C.
+        examples: N.
+        points: (A, B).
+        memory: Bytes allowed on each device.
+        devices: Devices that share the examples.
+        platform: "cpu", "gpu" or "tpu".
+
+    Raises:
+        ValueError: Even the smallest tile does not fit the memory.
+    """
+    found = costs(network, params, example)
+    share = -(-examples // devices)
+    sizes = (outputs, points, math.prod(example.shape), example.dtype.itemsize)
+    choose = _cpu_tile if platform == "cpu" else _accelerator_tile
+    tile = choose(found, share, sizes, memory)
+    fixed = 3 * trees.nbytes(params)
+    while (temporary := _bytes(tile, found, sizes)) + fixed > memory and (tile.examples > 8 or tile.branches > 1):
+        tile = smaller(tile)
+    if temporary + fixed > memory:
+        raise ValueError(
+            f"This surface needs {(temporary + fixed) / GIB:.2f} GiB on each device ({fixed / GIB:.2f} GiB for three "
+            f"sets of parameters); {memory / GIB:.2f} GiB are allowed.\n"
+            "  Raise --memory, or take fewer points or branches."
+        )
+    grid = math.prod(points)
+    operations = examples * sum(c.count * (c.once + c.point * grid) for c in found)
+    return Plan(tile, operations, temporary + fixed, temporary)
+
+
+def smaller(tile: Tile) -> Tile:
+    """The next smaller tile: half the examples, or half the branches when there are few examples."""
+    if tile.examples > 64 or tile.branches == 1:
+        return tile._replace(examples=max(8, tile.examples // 2))
+    branches = max(1, tile.branches // 2)
+    return tile._replace(branches=branches, step=min(tile.step, branches))
+
+
+def _bytes(tile: Tile, found: list[Cost], sizes: tuple[int, tuple[int, int], int, int]) -> int:
+    outputs, (a, b), inputs, item = sizes
+    n, padded = tile.examples, -(-a // tile.points) * tile.points
+    grid = 2 * padded * b * outputs * n
+    branch = max(
+        # triples and rows of the values with examples, weights of the chunk three times laid out, values at the points
+        min(tile.branches, c.count) * (5 * c.held * n + 5 * c.weights + 4 * c.parameters)
+        + tile.points * min(tile.step, c.count) * (2 * c.late * n + c.weights)
+        for c in found
+    )
+    return item * (grid + branch + 3 * inputs * n + 4 * a * b)
+
+
+def _cpu_tile(found: list[Cost], share: int, sizes: tuple[int, tuple[int, int], int, int], memory: int) -> Tile:
+    outputs, (a, _), _, item = sizes
+    values = max(max(c.held, c.late) for c in found)
+    branches = max(c.count for c in found)
+    if outputs == 1 and all(c.reduction == 1 for c in found):
+        # One unit a branch: a step takes one branch and a whole row of points, so that the sum stays in registers.
+        n = _even(share, LANES_ON_CPU[0])
+        return Tile(n, min(branches, max(1, memory // (8 * 5 * item * values * n))), 1, min(a, 256))
+    step = min(branches, max(1, VALUES_A_STEP // values))
+    n = cache_bytes() // (5 * item * step * values)
+    return Tile(_even(share, min(max(n, LANES_ON_CPU[0]), LANES_ON_CPU[1])), step, step, 1)
+
+
+def _accelerator_tile(found: list[Cost], share: int, sizes: tuple[int, tuple[int, int], int, int], memory: int) -> Tile:
+    outputs, (a, b), _, item = sizes
+    values = max(max(c.held, c.late) for c in found)
+    n = _even(share, max(128, memory // (16 * item * a * b * outputs)))
+    step = min(max(c.count for c in found), max(1, memory // (8 * item * 5 * values * n)))
+    points = min(a, max(1, 2**26 // (item * step * values * n)))
+    return Tile(n, step, step, points)
+
+
+def _even(share: int, most: int) -> int:
+    """At most about `most` examples, a multiple of 16, that divides the share with little padding."""
+    each = math.ceil(share / math.ceil(share / most))
+    return 16 * math.ceil(each / 16)
+
+
+def cache_bytes() -> int:
+    """Bytes of a core's second-level cache; 1 MiB where the system does not say."""
+    try:
+        found = os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (ValueError, OSError):
+        found = 0
+    return found if found > 2**17 else 2**20
+
+
+def default_memory(device: Any) -> int:
+    """Bytes that a surface may take on a device: 3/4 of an accelerator's, 2 GiB (or half of what there is) on a CPU."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] * 3 // 4
+    try:
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        available = 4 * GIB
+    return max(min(2 * GIB, available // 2), GIB // 4)

@@ -1,0 +1,124 @@
+"""`evaluate`: the loss at every point of a grid on a plane, with the checks that make it trustworthy."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from landscape import __version__, costs, evaluators, trees
+from landscape.grids import Grid, checked, grid_around
+from landscape.losses import Loss
+from landscape.planes import Plane, check_solutions
+from landscape.problem import Problem, streamed_risk
+from landscape.progress import Bar
+from landscape.surfaces import Surface
+from landscape.tiles import Tile
+
+
+def evaluate(
+    problem: Problem | Callable[[Any], Any],
+    plane: Plane,
+    grid: Grid | None = None,
+    *,
+    layers: Mapping[str, Loss] | None = None,
+    precision: str = "highest",
+    memory: int | None = None,
+    tile: Tile | None = None,
+    devices: Sequence[Any] | None = None,
+    directory: Path | str | None = None,
+    progress: bool | Bar = True,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Surface:
+    """The risk at every point of a grid on a plane, R(w(a_i, b_j)) with w(a, b) = o + a u + b v (§5.1).
+
+    A `Problem` runs staged in lanes on all local devices; w(a, b) never exists for more than a chunk of branches. Any
+    other function of the parameters runs point by point inside one compiled loop.
+
+    Args:
+        problem: A `Problem`, or a pure function risk(params) -> scalar or dict of scalars ("risk" or its first entry is
+            drawn, the others become layers).
+        plane: The plane.
+        grid: The points; `grid_around(plane)` when None. A ≠ B is allowed.
+        layers: Further losses by name, evaluated in the same pass (for a `Problem`).
+        precision: Of matrix products: "highest" (float32), "high" (tf32 or bf16 in three passes), "default".
+        memory: Bytes allowed on each device.
+        tile: Sizes of the grid loop instead of those of the cost model.
+        devices: All local devices when None.
+        directory: Where finished blocks are kept, so that the same call continues an interrupted one.
+        progress: True for a bar, False for silence, or a bar already open.
+        check_stop: Called whenever a block is on disk; may raise to interrupt.
+
+    Returns:
+        The surface, with its self-checks in `metadata["checks"]`.
+
+    Raises:
+        ValueError: Parameters that do not fit the problem or are not finite, a grid that is not increasing, a surface
+            that does not fit the memory, or a function that is not deterministic or returns no scalars.
+    """
+    grid = checked(grid_around(plane) if grid is None else grid)
+    check_solutions(plane.origin, plane.u, plane.v)
+    local = tuple(devices or jax.local_devices())
+    settings = evaluators.Settings(
+        precision, memory, tile, local, Path(directory) if directory else None, progress, check_stop
+    )
+    about = {"plane": plane.kind, "parameters": trees.size(plane.origin), "precision": precision}
+    about |= {"device": evaluators.device_words(local), "versions": {"landscape": __version__, "jax": jax.__version__}}
+    if not isinstance(problem, Problem):
+        return _of_function(problem, plane, grid, settings, about)
+    _refuse_misfit(problem, plane)
+    losses = {"risk": problem.loss, **(layers or {})}
+    sums = evaluators.problem_means(problem, plane, grid, list(losses.values()), settings)
+    checks = evaluators.check_anchors(problem, plane, list(losses.values()), sums.plan.tile, settings)
+    about |= {
+        "branches": problem.network.total,
+        "average": problem.network.average,
+        "loss": getattr(problem.loss, "__name__", "loss"),
+        "dataset": problem.data.name,
+        "examples": len(problem.data),
+        "data_sha256": problem.data.fingerprint,
+        "tile": list(sums.plan.tile),
+        "operations": sums.plan.operations,
+        "checks": checks,
+    }
+    values = dict(zip(losses, sums.values, strict=True))
+    risk = anchor_risks(problem, plane, precision)
+    return Surface(grid, values.pop("risk"), plane.anchors, risk, values, about)
+
+
+def plan(problem: Problem, plane: Plane, grid: Grid, memory: int | None = None, tile: Tile | None = None) -> costs.Plan:
+    """Tile, operations and bytes of `evaluate`, from shapes alone: nothing runs and the plane may be one of shapes."""
+    settings = evaluators.Settings("highest", memory, tile, tuple(jax.local_devices()), None, False, lambda: None)
+    return evaluators.plan_for(problem, plane, grid, settings)
+
+
+def anchor_risks(problem: Problem, plane: Plane, precision: str = "highest") -> np.ndarray:
+    """The risk at the plane's anchors, evaluated directly at w(a, b), [M]."""
+    risk = jax.jit(lambda w: streamed_risk(problem.network, problem.loss, w, problem.data))
+    with jax.default_matmul_precision(precision):
+        return np.array([risk(plane.at(tuple(ab))) for ab in plane.anchors.tolist()], float)
+
+
+def _of_function(
+    risk: Callable[[Any], Any], plane: Plane, grid: Grid, settings: evaluators.Settings, about: dict[str, Any]
+) -> Surface:
+    checks = evaluators.check_function(risk, plane)
+    layers = dict(evaluators.function_values(risk, plane, grid, settings))
+    name = "risk" if "risk" in layers else next(iter(layers))
+    at_anchors = []
+    for ab in plane.anchors.tolist():
+        out = jax.jit(risk)(plane.at(tuple(ab)))
+        at_anchors.append(float(out[name] if isinstance(out, Mapping) else out))
+    about |= {"loss": name if name != "risk" else getattr(risk, "__name__", "risk"), "checks": checks}
+    return Surface(grid, layers.pop(name), plane.anchors, np.array(at_anchors), layers, about)
+
+
+def _refuse_misfit(problem: Problem, plane: Plane) -> None:
+    wanted = jax.eval_shape(problem.network.init, jax.random.key(0))
+    shapes = [[x.shape for x in jax.tree.leaves(tree)] for tree in (wanted, plane.origin)]
+    if jax.tree.structure(wanted) != jax.tree.structure(plane.origin) or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"The plane's parameters do not belong to {problem.network}: it has arrays {shapes[0]}, the plane "
+            f"{shapes[1]}."
+        )

@@ -1,0 +1,157 @@
+"""Data, network and loss: the risk R(w) = Σ_n weight_n ℓ(f(w; x_n), y_n) / Σ_n weight_n and its derivatives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from landscape import lanes
+from landscape.datasets import Dataset
+from landscape.losses import Loss
+from landscape.networks import MultiBranch, Network, one_example
+from landscape.streaming import chunked_sum
+
+Params = Any
+
+EXAMPLES_AT_A_TIME = 1024
+BRANCHES_AT_A_TIME = 4096
+"""Where the network does not say: activations of so many branches exist at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The risk of a multi-branch network on a data set.
+
+    Attributes:
+        data: Examples, labels and weights.
+        network: A `MultiBranch`; a plain `Network` is taken as its one branch.
+        loss: (outputs [N, C], y [N]) -> loss per example [N].
+
+    Raises:
+        ValueError: The network does not accept the examples, or the loss does not return one value an example.
+    """
+
+    data: Dataset
+    network: MultiBranch
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        if isinstance(self.network, Network):
+            object.__setattr__(self, "network", MultiBranch(self.network, 1))
+        params = jax.eval_shape(self.network.init, jax.random.key(0))
+        y: Any = np.asarray(self.data.y)[np.asarray(self.data.weight) > 0]
+        outputs = jax.eval_shape(self.network.apply, params, self.data.x[: len(y)])
+        values = jax.eval_shape(lambda f: self.loss(f, y), outputs)  # y stays known, so that the loss can refuse labels
+        if values.shape != (len(y),):
+            raise ValueError(
+                f"A loss must return one value an example, shape ({len(y)},) for {len(y)} examples; this one returns "
+                f"{values.shape} for outputs {outputs.shape} and labels {y.shape}."
+            )
+
+    @cached_property
+    def risk(self) -> Callable[[Params], jax.Array]:
+        """risk(params): the mean loss, streamed over examples and branches."""
+        return partial(jax.jit(self._risk), self.data)
+
+    @cached_property
+    def gradient(self) -> Callable[[Params], Params]:
+        """gradient(params): ∇R, a tree like params."""
+        return partial(jax.jit(jax.grad(self._risk, argnums=1)), self.data)
+
+    @cached_property
+    def hessian_vector_product(self) -> Callable[[Params, Params], Params]:
+        """hessian_vector_product(params, direction): ∇²R · direction, by forward over reverse mode."""
+
+        def product(data: Dataset, params: Params, direction: Params) -> Params:
+            return jax.jvp(lambda w: jax.grad(self._risk, argnums=1)(data, w), (params,), (direction,))[1]
+
+        return partial(jax.jit(product), self.data)
+
+    def _risk(self, data: Dataset, params: Params) -> jax.Array:
+        """With the data as an argument: as a constant of the program they take seconds to compile."""
+        return weighted_risk(self.network, self.loss, params, data)
+
+    def __repr__(self) -> str:
+        return f"Problem({self.data}, {self.network}, {getattr(self.loss, '__name__', self.loss)})"
+
+
+def weighted_risk(network: MultiBranch, loss: Loss, params: Params, data: Dataset) -> jax.Array:
+    """Σ weight ℓ / Σ weight, in chunks of examples, by the network's own plain `apply`.
+
+    Args:
+        network: The multi-branch network.
+        loss: Loss per example.
+        params: [I, ...].
+        data: Examples [N, ...].
+    """
+
+    def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        x, y, weight = batch
+        return (weight * loss(network.apply(params, x), y)).sum()
+
+    return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)
+
+
+def stage(network: MultiBranch, params: Params, example: Any, staged: bool = True) -> list[lanes.Restriction]:
+    """Every kind of branch of a network, traced and staged once.
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...], or their shapes.
+        example: One example, or its shape and type.
+        staged: As in `lanes.trace`.
+    """
+    found = []
+    for branch, w in network.groups(params):
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), w)
+        found.append(lanes.trace(one_example(branch, one, example), one, example, staged))
+    return found
+
+
+def outputs(network: MultiBranch, params: Params, x: jax.Array) -> jax.Array:
+    """Outputs [N, C] for examples x [N, ...], the fast way: in lanes, branches in chunks.
+
+    Its gradient takes two passes over the branches: the outputs first, then chunk by chunk the forward again and the
+    gradient from ∂ℓ/∂f, so that the activations of all branches never exist together.
+    """
+    x = jnp.moveaxis(x, 0, -1)
+    total = jnp.zeros(())
+    restrictions = stage(network, params, jax.ShapeDtypeStruct(x.shape[:-1], x.dtype), staged=False)
+    for restriction, (_, w) in zip(restrictions, network.groups(params), strict=True):
+        f = partial(_of_branches, restriction, x=x)
+        total = total + chunked_sum(f, w, network.branch_chunk or BRANCHES_AT_A_TIME)
+    return network.factor * total.T
+
+
+def _of_branches(restriction: lanes.Restriction, params: Params, x: jax.Array) -> jax.Array:
+    return restriction.at(restriction.prefix((params,), x), jnp.zeros(()))
+
+
+def minibatch_risk(
+    network: MultiBranch, loss: Loss, params: Params, x: jax.Array, y: jax.Array, weight: jax.Array
+) -> jax.Array:
+    """Mean of weight · ℓ over a minibatch, in lanes: its gradient is the step of SGD.
+
+    Args:
+        network: The multi-branch network.
+        loss: Loss per example.
+        params: [I, ...].
+        x: Examples [B, ...].
+        y: Labels [B].
+        weight: Weights [B].
+    """
+    return (weight * loss(outputs(network, params, x), y)).mean()
+
+
+def streamed_risk(network: MultiBranch, loss: Loss, params: Params, data: Dataset) -> jax.Array:
+    """Σ weight ℓ / Σ weight over all the data, in lanes and in chunks of examples."""
+
+    def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        x, y, weight = batch
+        return (weight * loss(outputs(network, params, x), y)).sum()
+
+    return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)

@@ -1,0 +1,198 @@
+"""The loss on a plane as a record, and the files that hold it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from landscape import storage
+from landscape.grids import Grid, checked, grid_around
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Grid", "Surface", "grid_around", "load_stack", "save_stack"]
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A quantity on a grid of a plane.
+
+    Attributes:
+        grid: Coordinates a [A] and b [B].
+        risk: The loss, [A, B], with risk[i, j] = R(w(a_i, b_j)).
+        anchors: Coordinates of the marked solutions, [M, 2].
+        anchor_risk: The loss at the solutions themselves, [M].
+        layers: Further quantities by name, each [A, B].
+        metadata: What was computed, from what, how, and the self-checks.
+
+    Raises:
+        ValueError: Arrays that do not fit the grid.
+
+    >>> Surface(Grid(np.arange(3.0), np.arange(2.0)), np.zeros([3, 2]))
+    Surface(3 x 2 points, risk 0 to 0)
+    """
+
+    grid: Grid
+    risk: np.ndarray
+    anchors: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    anchor_risk: np.ndarray | None = None
+    layers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        grid = checked(self.grid)
+        shape = (len(grid.a), len(grid.b))
+        arrays = {"risk": np.asarray(self.risk), **{k: np.asarray(v) for k, v in self.layers.items()}}
+        for name, array in arrays.items():
+            if array.shape != shape:
+                raise ValueError(f"{name} must have one value a grid point, shape {shape}; got {array.shape}.")
+        anchors = np.asarray(self.anchors, float).reshape(-1, 2)
+        risk = np.full(len(anchors), np.nan) if self.anchor_risk is None else np.asarray(self.anchor_risk, float)
+        if len(risk) != len(anchors):
+            raise ValueError(f"{len(anchors)} anchors need as many values of the loss; got {len(risk)}.")
+        values = {"grid": grid, "risk": arrays.pop("risk"), "layers": arrays, "anchors": anchors, "anchor_risk": risk}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        a, b = self.risk.shape
+        words = [f"{a} x {b} points", f"risk {np.nanmin(self.risk):.4g} to {np.nanmax(self.risk):.4g}"]
+        words += [f"I = {self.metadata['branches']}"] if "branches" in self.metadata else []
+        return f"Surface({', '.join(words + sorted(self.layers))})"
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """The surface as an xarray data set: dimensions a, b, anchor; metadata as attributes."""
+        import xarray
+
+        units = {"units": self.metadata.get("units", "loss")}
+        distance = {"units": "parameter distance" if self.metadata.get("plane") != "oblique" else "axis lengths"}
+        variables: dict[str, Any] = {"risk": (("a", "b"), self.risk, units)}
+        variables |= {name: (("a", "b"), layer) for name, layer in self.layers.items()}
+        variables |= {f"anchor_{k}": ("anchor", self.anchors[:, i], distance) for i, k in enumerate("ab")}
+        variables["anchor_risk"] = ("anchor", self.anchor_risk, units)
+        coords = {k: (k, axis, distance) for k, axis in zip("ab", self.grid, strict=True)}
+        return xarray.Dataset(variables, coords, _attributes(self.metadata))
+
+    def save(self, path: Path | str) -> None:
+        """Write the surface as netCDF, whole or not at all."""
+        data = self.to_xarray()
+        storage.write_atomic(Path(path), lambda p: data.to_netcdf(p, engine="h5netcdf"))
+
+    @staticmethod
+    def load(path: Path | str) -> "Surface":
+        """Read a surface written by `save`.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: The file holds several surfaces, or none.
+        """
+        found = load_stack(path)
+        if len(found) != 1:
+            raise ValueError(f"{path} holds {len(found)} surfaces; read it with landscape.surfaces.load_stack.")
+        return found[0]
+
+
+def save_stack(path: Path | str, surfaces: Sequence[Surface]) -> None:
+    """Write several surfaces of the same shape as one netCDF, dimensions (surface, point_a, point_b).
+
+    Raises:
+        ValueError: No surfaces, or different shapes.
+    """
+    import xarray
+
+    shapes = {s.risk.shape for s in surfaces}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"Surfaces in one file must have the same number of points, and there must be some; got {shapes}."
+        )
+    points = ("surface", "point_a", "point_b")
+    names = sorted(set.intersection(*(set(s.layers) for s in surfaces)))
+    variables: dict[str, Any] = {"risk": (points, np.stack([s.risk for s in surfaces]), {"units": "loss"})}
+    variables |= {name: (points, np.stack([s.layers[name] for s in surfaces])) for name in names}
+    count = max(len(s.anchors) for s in surfaces)
+    for i, k in enumerate("ab"):
+        variables[f"anchor_{k}"] = (
+            ("surface", "anchor"),
+            np.stack([_filled(s.anchors[:, i], count) for s in surfaces]),
+        )
+    risks = np.stack([_filled(np.asarray(s.anchor_risk), count) for s in surfaces])
+    variables["anchor_risk"] = (("surface", "anchor"), risks)
+    coords: dict[str, Any] = {
+        f"{k}": (("surface", f"point_{k}"), np.stack([s.grid[i] for s in surfaces])) for i, k in enumerate("ab")
+    }
+    for name in ("branches", "triple", "plane"):
+        if all(name in s.metadata for s in surfaces):
+            coords[name] = ("surface", [s.metadata[name] for s in surfaces])
+    metadata = [json.dumps(_plain(s.metadata)) for s in surfaces]
+    coords["metadata"] = ("surface", metadata)
+    shared = {k: v for k, v in surfaces[0].metadata.items() if all(s.metadata.get(k) == v for s in surfaces)}
+    data = xarray.Dataset(variables, coords, _attributes(shared))
+    storage.write_atomic(Path(path), lambda p: data.to_netcdf(p, engine="h5netcdf"))
+
+
+def load_stack(path: Path | str) -> list[Surface]:
+    """Read every surface of a file written by `save_stack` or `Surface.save`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is not a file of surfaces.
+    """
+    import xarray
+
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist; a run directory keeps its surfaces in surface.nc.")
+    try:
+        with xarray.open_dataset(path, engine="h5netcdf") as file:
+            data = file.load()
+        if "surface" not in data.sizes:
+            return [_surface(data, _restored(data.attrs))]
+        parts = [data.isel(surface=i) for i in range(data.sizes["surface"])]
+        return [_surface(part, json.loads(str(part["metadata"].values))) for part in parts]
+    except (KeyError, OSError) as error:
+        raise ValueError(f"{path} is not a file of surfaces ({error}).") from error
+
+
+def _surface(data: "xarray.Dataset", metadata: dict[str, Any]) -> Surface:
+    anchors = np.stack([data["anchor_a"].values, data["anchor_b"].values], -1)
+    there = np.isfinite(anchors).all(-1)
+    points = data["risk"].dims
+    known = {"risk", "anchor_a", "anchor_b", "anchor_risk"}
+    layers = {str(n): v.values for n, v in data.data_vars.items() if n not in known and v.dims == points}
+    grid = Grid(data["a"].values, data["b"].values)
+    return Surface(grid, data["risk"].values, anchors[there], data["anchor_risk"].values[there], layers, metadata)
+
+
+def _filled(values: np.ndarray, count: int) -> np.ndarray:
+    return np.concatenate([values, np.full(count - len(values), np.nan)])
+
+
+def _plain(value: Any) -> Any:
+    """Metadata as JSON knows it."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as netCDF attributes: numbers and text as they are, the rest as JSON."""
+    plain = {k: v for k, v in _plain(metadata).items() if v is not None}
+    return {
+        k: v if isinstance(v, str | int | float) and not isinstance(v, bool) else json.dumps(v)
+        for k, v in plain.items()
+    }
+
+
+def _restored(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, value in attributes.items():
+        text = isinstance(value, str) and (value[:1] in "{[" or value in {"true", "false"}) and value
+        found[str(key)] = json.loads(value) if text else value.item() if isinstance(value, np.generic) else value
+    return found

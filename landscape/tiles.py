@@ -1,0 +1,131 @@
+"""The grid loop: Σ_n weight_n ℓ(f(w(a, b); x_n), y_n) at every point of a grid, in tiles that fit the cache.
+
+Loop order: examples -> branches -> rows -> points, so that the first layer is computed once a chunk of examples and
+branches, whatever the grid. A tile has four sizes; all of them change the speed and none the result beyond rounding.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from landscape import lanes
+from landscape.losses import Loss
+from landscape.networks import MultiBranch
+from landscape.problem import stage
+
+Tree = Any
+
+
+class Tile(NamedTuple):
+    """How much of the grid's work is in hand at a time.
+
+    Attributes:
+        examples: n, examples a chunk.
+        branches: Branches whose first layer is held at a time.
+        step: Branches a step of the innermost loop.
+        points: Points of a row a step of the innermost loop.
+    """
+
+    examples: int
+    branches: int
+    step: int
+    points: int
+
+
+def grid_sums(
+    network: MultiBranch,
+    losses: Sequence[Loss],
+    triple: tuple[Tree, Tree, Tree],
+    data: tuple[jax.Array, jax.Array, jax.Array],
+    axes: tuple[jax.Array, jax.Array],
+    tile: Tile,
+) -> jax.Array:
+    """Σ weight ℓ over the examples given, at every grid point, for every loss: [Q, A, B].
+
+    Args:
+        network: The multi-branch network.
+        losses: Q functions (outputs [n, C], y [n]) -> [n].
+        triple: (o, u, v), trees [I, ...] like the network's parameters.
+        data: (x [N, ...], y [N], weight [N]); N a multiple of `tile.examples`.
+        axes: (a [A], b [B]).
+        tile: Sizes.
+    """
+    x, y, weight = data
+    a, b = axes
+    restrictions = stage(network, triple[0], jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    groups = list(zip(*([w for _, w in network.groups(t)] for t in triple), strict=True))
+    one = jax.eval_shape(network.apply, triple[0], jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    blocks = -(-len(a) // tile.points)
+    columns = jnp.pad(a, (0, blocks * tile.points - len(a)), mode="edge").reshape(blocks, tile.points)
+
+    def chunk(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+        part = [lax.dynamic_slice_in_dim(t, i * tile.examples, tile.examples) for t in (x, y, weight)]
+        f = jnp.zeros((len(b), blocks, tile.points, one.shape[-1], tile.examples), one.dtype)
+        for restriction, w in zip(restrictions, groups, strict=True):
+            f = _add_branches(restriction, w, jnp.moveaxis(part[0], 0, -1), f, (columns, b), tile)
+
+        def weighed(g: jax.Array) -> jax.Array:
+            outputs = network.factor * g.T
+            return jnp.stack([(part[2] * loss(outputs, part[1])).sum() for loss in losses], -1)
+
+        return total + lax.map(lambda row: jax.vmap(weighed)(row.reshape(-1, *row.shape[2:])), f), None
+
+    start = jnp.zeros((len(b), blocks * tile.points, len(losses)), one.dtype)
+    total, _ = lax.scan(chunk, start, jnp.arange(x.shape[0] // tile.examples))
+    return total[:, : len(a)].transpose(2, 1, 0)
+
+
+def _add_branches(
+    restriction: lanes.Restriction, triple: Any, x: jax.Array, f: jax.Array, axes: tuple[Any, Any], tile: Tile
+) -> jax.Array:
+    """Add the outputs of all branches of one kind to f [B, blocks, P, C, n], a chunk of branches at a time."""
+    count = jax.tree.leaves(triple)[0].shape[0]
+    step = min(tile.step, count)
+    chunk = max(step, min(tile.branches, count) // step * step)
+    whole, rest = divmod(count, chunk)
+
+    def add(f: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+        part = jax.tree.map(lambda t: lax.dynamic_slice_in_dim(t, i * chunk, chunk), triple)
+        return _add_chunk(restriction, part, x, f, axes, step), None
+
+    f = _add_chunk(restriction, triple, x, f, axes, step) if count == chunk else lax.scan(add, f, jnp.arange(whole))[0]
+    if not rest:
+        return f
+    part = jax.tree.map(lambda t: t[whole * chunk :], triple)
+    return _add_branches(restriction, part, x, f, axes, tile)
+
+
+def _add_chunk(
+    restriction: lanes.Restriction, triple: Any, x: jax.Array, f: jax.Array, axes: tuple[Any, Any], step: int
+) -> jax.Array:
+    columns, b = axes
+    steps = jax.tree.map(lambda t: t.reshape(-1, step, *t.shape[1:]), triple)
+    single = jax.tree.leaves(steps)[0].shape[0] == 1
+    if single:
+        cuts = restriction.prefix(jax.tree.map(lambda t: t[0], steps), x)
+    else:
+        cuts = jax.vmap(restriction.prefix, (0, None))(steps, x)
+
+    def row(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        before, b_j = inputs
+        held = restriction.row(cuts, b_j)
+
+        def block(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+            total, a = inputs
+            if single:
+                return total + _points(restriction, held, a)
+            return lax.scan(lambda g, h: (g + _points(restriction, h, a), None), total, held)[0]
+
+        return lax.map(block, (before, columns))
+
+    return lax.map(row, (f, b))
+
+
+def _points(restriction: lanes.Restriction, held: Any, a: jax.Array) -> jax.Array:
+    """Outputs [P, C, n] at the points a [P] of one row."""
+    if len(a) == 1:
+        return restriction.at(held, a[0])[None]
+    return jax.vmap(lambda one: restriction.at(held, one))(a)

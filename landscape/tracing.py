@@ -1,0 +1,92 @@
+"""A traced function as one flat list of equations: nested calls entered, loops relieved of what can be hoisted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.extend import core as jcore
+
+from landscape import batching
+from landscape.batching import Equation
+
+CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"})
+
+
+def flat(closed: jcore.ClosedJaxpr) -> jcore.ClosedJaxpr:
+    """The same function with nested calls entered and scans hoisted, at every depth.
+
+    Functions with a derivative of their own (`custom_jvp`, `custom_vjp`) stay whole.
+    """
+    shapes = [v.aval for v in closed.jaxpr.invars]
+    return jax.make_jaxpr(lambda *xs: _inline(closed.jaxpr, closed.consts, xs))(*shapes)
+
+
+def _inline(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """Run a jaxpr with nested calls entered, so that tracing the run gives one flat list of equations."""
+    env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, values, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jcore.Literal) else env[atom]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
+        if equation.primitive.name in CALLS:
+            inner: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+            inner, held = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+            outs = _inline(inner, held, inputs)
+        elif equation.primitive.name == "scan":
+            outs = _hoisted_scan(equation, inputs)
+        else:
+            outs = batching.as_function(equation)(*inputs)
+        env.update(zip(equation.outvars, outs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _hoisted_scan(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
+    """A scan with everything that does not depend on the carry computed before it, for all its steps at once."""
+    params = equation.params
+    fixed, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
+    body = params["jaxpr"]
+    inner = flat(body)
+    jaxpr, consts, steps = inner.jaxpr, inner.consts, inputs[carried:]
+    moving = set(jaxpr.invars[fixed:carried])
+    early, rest = [], []
+    for e in jaxpr.eqns:
+        depends = any(v in moving for v in e.invars if not isinstance(v, jcore.Literal))
+        moving |= set(e.outvars) if depends else set()
+        (rest if depends else early).append(e)
+    made = {v for e in early for v in e.outvars}
+    read = {v for e in rest for v in e.invars if not isinstance(v, jcore.Literal)}
+    cut = [v for v in made if v in read or v in jaxpr.outvars]
+
+    def before(*values: Any) -> list[Any]:
+        env = dict(zip(jaxpr.constvars, consts, strict=True))
+        env |= dict(zip([*jaxpr.invars[:fixed], *jaxpr.invars[carried:]], values, strict=True))
+        return _steps(early, env, cut)
+
+    def step(carry: Sequence[Any], xs: Any) -> tuple[Any, Any]:
+        own, hoisted = xs
+        env = dict(zip(jaxpr.constvars, consts, strict=True))
+        env |= dict(zip(jaxpr.invars, [*inputs[:fixed], *carry, *own], strict=True)) | dict(
+            zip(cut, hoisted, strict=True)
+        )
+        outs = _steps(rest, env, jaxpr.outvars)
+        return outs[: len(carry)], outs[len(carry) :]
+
+    axes = (*[None] * fixed, *[0] * len(steps))
+    hoisted = jax.vmap(before, axes)(*inputs[:fixed], *steps) if cut and steps else []
+    if not hoisted:
+        cut, rest = [], jaxpr.eqns
+    last, stacked = jax.lax.scan(
+        step, list(inputs[fixed:carried]), (list(steps), hoisted), length=params["length"], reverse=params["reverse"]
+    )
+    return [*last, *stacked]
+
+
+def _steps(equations: Sequence[Equation], env: dict[Any, Any], wanted: Sequence[Any]) -> list[Any]:
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jcore.Literal) else env[atom]
+
+    for e in equations:
+        env.update(zip(e.outvars, batching.as_function(e)(*map(read, e.invars)), strict=True))
+    return [read(v) for v in wanted]
