@@ -48,7 +48,6 @@ class Frontier:
         error: One number (±error everywhere), or a pair (below, above) of numbers or arrays [N+1] of which the linear
             interpolants bound v − values from below and above, between the budgets too.
         at_budgets: How far v may lie above `values` at the budgets themselves, a number or [N+1]; `above` when None.
-        supports: Certified lines below v, rows (λ, q) with v(r) ≥ q − λ r, [L, 2]; they bound the dual from below.
         minimisers: A feasible w for each budget, [N+1, p], where known.
         delta: Theorem 1's Δ_i of this branch, where known.
         name: For tables and legends.
@@ -65,7 +64,6 @@ class Frontier:
     values: np.ndarray
     error: "float | tuple[float | np.ndarray, float | np.ndarray]" = 0.0
     at_budgets: float | np.ndarray | None = None
-    supports: np.ndarray | None = None
     minimisers: np.ndarray | None = None
     delta: Interval | None = None
     name: str = ""
@@ -126,16 +124,9 @@ class Frontier:
     @property
     def nonconvexity(self) -> Interval:
         """G₁ = max_r (v − v**)(r), which bounds I·gap for every I and K, and is at most Δ."""
-        hull_low = np.maximum(envelope(self.budgets, self.lower), self.support_values(self.budgets))
+        hull_low = envelope(self.budgets, self.lower)
         hull_high = envelope(self.budgets, self.upper_at_budgets)
         return Interval(max(0.0, float(np.max(self.lower - hull_high))), max(0.0, float(np.max(self.upper - hull_low))))
-
-    def support_values(self, r: np.ndarray) -> np.ndarray:
-        """The largest of the certified lines q − λ r at budgets r, −inf where there are none."""
-        if self.supports is None or len(self.supports) == 0:
-            return np.full(np.shape(r), -np.inf)
-        lines = self.supports[:, 1][:, None] - self.supports[:, 0][:, None] * np.atleast_1d(r)[None, :]
-        return lines.max(0).reshape(np.shape(r))
 
     def __call__(self, r: np.ndarray | float) -> np.ndarray:
         """The piecewise linear model at budgets r, constant beyond the last."""

@@ -13,10 +13,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+from landscape.duality.branch_frontier import frontier
+from landscape.duality.branches import Ball, Box, chain, unit
 from landscape.duality.frontiers import EPSILON, Frontier, Interval, lower_hull
 from landscape.duality.min_plus import share
+from landscape.duality.risks import Quadrature, circle, sphere
 
-__all__ = ["DualityGap", "Frontier", "Interval", "Share", "duality_gap"]
+__all__ = [
+    "Ball",
+    "Box",
+    "DualityGap",
+    "Frontier",
+    "Interval",
+    "Quadrature",
+    "Share",
+    "chain",
+    "circle",
+    "duality_gap",
+    "frontier",
+    "sphere",
+    "unit",
+]
 
 
 class Share(NamedTuple):
@@ -125,7 +142,7 @@ def duality_gap(
     high_excess, shares = low_excess, low_shares
     if not all(g.parallel for g in grids):
         high_excess, shares = _excess([g.at for g in grids], [g.above for g in grids], counts, total, fraction)
-    dual = Interval(max(low_dual, _lagrangian_bound(kinds, counts, slope / step, K)) - slack, high_dual + slack)
+    dual = Interval(low_dual - slack, high_dual + slack)
     primal = Interval(max(low_dual + low_excess - slack, dual.lo), high_dual + high_excess + slack)
     worst = max(kind.nonconvexity.hi for kind in kinds)
     gap = Interval(max(0.0, primal.lo - dual.hi), max(0.0, min(primal.hi - dual.lo, worst / num + slack)))
@@ -168,8 +185,8 @@ def _kinds(
     if len(counts) != len(given) or min(counts) < 1:
         raise ValueError(f"num_branches must be at least 1 for each of {len(given)} frontiers; got {num_branches}.")
     merged: dict[int, tuple[Frontier, int]] = {}
-    for frontier, count in zip(given, counts, strict=True):
-        merged[id(frontier)] = (frontier, count + merged.get(id(frontier), (frontier, 0))[1])
+    for kind, count in zip(given, counts, strict=True):
+        merged[id(kind)] = (kind, count + merged.get(id(kind), (kind, 0))[1])
     return [f for f, _ in merged.values()], [n for _, n in merged.values()]
 
 
@@ -238,23 +255,6 @@ def _excess(
         shifted.append((1 - fraction) * c[:-1] + fraction * c[1:])
     found = share(plain, shifted, counts, total, fraction)
     return found.cost / sum(counts), found.shares
-
-
-def _lagrangian_bound(kinds: list[Frontier], counts: list[int], slope: float, K: float) -> float:
-    """A lower bound of sup D from the frontiers' certified lines, Q(λ) − λK with Q concave in λ."""
-    if all(kind.supports is None for kind in kinds):
-        return -np.inf
-    lines = [kind.supports for kind in kinds if kind.supports is not None]
-    candidates = np.unique(np.concatenate([[slope], *(line[:, 0] for line in lines)]))
-    total = np.zeros_like(candidates)
-    for kind, count in zip(kinds, counts, strict=True):
-        by_model = np.array([np.min(kind.lower + lam * kind.budgets) for lam in candidates])
-        if kind.supports is not None and len(kind.supports):
-            rows = kind.supports[np.argsort(kind.supports[:, 0])]
-            certified = np.interp(candidates, rows[:, 0], rows[:, 1], left=-np.inf, right=-np.inf)
-            by_model = np.maximum(by_model, certified)
-        total += count * by_model
-    return float(np.max(total / sum(counts) - candidates * K))
 
 
 def _shares(
