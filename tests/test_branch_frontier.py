@@ -51,7 +51,7 @@ def test_reference_branches() -> None:
 
 
 def test_three_layers_have_a_gap() -> None:
-    found = frontier(chain(3), "squared_l2", (np.zeros(3), np.ones(3)), ONE, 2.0, budgets=60, tol=1e-4)
+    found = frontier(chain(3), "squared_l2", (np.zeros(3), np.ones(3)), ONE, 2.0, budgets=60, tol=1e-4, delta=False)
     truth = 1 - (found.budgets / 3) ** 1.5 / 2
     assert (found.lower <= truth + 1e-12).all()
     assert (found.upper_at_budgets >= truth - 1e-12).all()
@@ -64,7 +64,9 @@ def test_three_layers_have_a_gap() -> None:
 def test_weight_decay_on_two_layers_has_gap_zero_to_second_order() -> None:
     widths = []
     for budgets in (8, 32):
-        found = frontier(unit("relu"), "squared_l2", SQUARE, ONE, 2.0, budgets=budgets, tol=0.02 / budgets**2)
+        found = frontier(
+            unit("relu"), "squared_l2", SQUARE, ONE, 2.0, budgets=budgets, tol=0.02 / budgets**2, delta=False
+        )
         gap = duality_gap(found, 7, 2 * GOLDEN).gap
         assert gap.lo == 0.0
         widths.append(gap.hi)
@@ -74,7 +76,7 @@ def test_weight_decay_on_two_layers_has_gap_zero_to_second_order() -> None:
 
 @pytest.mark.parametrize("case", range(4))
 def test_no_sample_is_below(case: int) -> None:
-    """For random activations, data, norms and sets, no point of W beats the lower bound, and the minimisers are feasible."""
+    """For random activations, data, norms and sets, no point of W beats the bound; the minimisers are feasible."""
     seed = int(np.random.default_rng().integers(2**31))
     rng = np.random.default_rng(seed)
     activation = rng.choice(list(ACTIVATIONS)[case::4])
@@ -84,7 +86,7 @@ def test_no_sample_is_below(case: int) -> None:
     domain = Ball(rng.normal(size=size) / 4, 1.0) if rng.random() < 0.5 else (-np.ones(size), rng.uniform(0.2, 1, size))
     h = rng.choice(list(NORMS))
     branch = unit(activation, 1, shift=shift)
-    found = frontier(branch, h, domain, (x, y), 4.0, budgets=24, tol=1e-3)
+    found = frontier(branch, h, domain, (x, y), 4.0, budgets=24, tol=1e-3, delta=False)
     box = domain if isinstance(domain, Ball) else None
     lo, hi = (box.lo, box.hi) if box else domain
     w = rng.uniform(lo, hi, (20000, size))
@@ -107,7 +109,7 @@ def test_population_risk_on_circle_and_sphere() -> None:
     cases = [(circle(400, (1, 0.5)), 2, 1 / math.pi, 40), (sphere(20, 24, (1, 0.5, -2)), 3, 0.25, 8)]
     for data, size, rate, budgets in cases:
         branch = unit("relu", size, output=False)
-        found = frontier(branch, "l2", Ball(np.zeros(size), 1.0), data, 2.0, budgets=budgets, tol=1e-3)
+        found = frontier(branch, "l2", Ball(np.zeros(size), 1.0), data, 2.0, budgets=budgets, tol=1e-3, delta=False)
         truth = 1 - rate * found.budgets / 2
         assert (found.lower <= truth).all()
         assert (truth <= found.upper_at_budgets).all()
@@ -117,8 +119,8 @@ def test_population_risk_on_circle_and_sphere() -> None:
 
 def test_a_network_is_a_branch() -> None:
     x, y = np.random.default_rng().normal(size=(5, 1)), np.array([1.0, -1, 1, -1, 1])
-    own = frontier(unit("relu"), "l1", SQUARE, (x, y), 4.0, budgets=20)
-    same = frontier(networks.relu_branch(1), "l1", SQUARE, (x, y), 4.0, budgets=20)
+    own = frontier(unit("relu"), "l1", SQUARE, (x, y), 4.0, budgets=20, delta=False)
+    same = frontier(networks.relu_branch(1), "l1", SQUARE, (x, y), 4.0, budgets=20, delta=False)
     assert (own.lower <= same.upper_at_budgets + 1e-12).all()
     assert (same.lower <= own.upper_at_budgets + 1e-12).all()
 
@@ -137,8 +139,8 @@ def test_a_lipschitz_constant_replaces_a_missing_rule() -> None:
 
 
 def test_when_the_search_is_cut_short_the_bounds_still_hold() -> None:
-    found = frontier(unit("tanh"), "l1", SQUARE, ONE, 2.0, budgets=50, max_cells=100)
-    fine = frontier(unit("tanh"), "l1", SQUARE, ONE, 2.0, budgets=50)
+    found = frontier(unit("tanh"), "l1", SQUARE, ONE, 2.0, budgets=50, max_cells=100, delta=False)
+    fine = frontier(unit("tanh"), "l1", SQUARE, ONE, 2.0, budgets=50, delta=False)
     assert np.max(found.values - found.lower) > 1e-3
     assert (found.lower <= fine.upper_at_budgets + 1e-12).all()
 

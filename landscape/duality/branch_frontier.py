@@ -10,6 +10,7 @@ and between them that of the segment joining two of them, which is feasible beca
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,7 +18,8 @@ import numpy as np
 
 from landscape import trees
 from landscape.duality.branch_and_bound import Best, Kernels, Search, candidates, make_kernels, rescaled
-from landscape.duality.branches import Branch, Domain, checked_domain, regulariser
+from landscape.duality.branches import Branch, Domain, checked_domain, lattice, regulariser
+from landscape.duality.divergence import divergence_of
 from landscape.duality.frontiers import Frontier
 from landscape.networks import Network
 
@@ -33,6 +35,7 @@ def frontier(
     tol: float = 2e-5,
     lipschitz: float | None = None,
     max_cells: int = 2_000_000,
+    delta: bool = True,
     name: str = "",
 ) -> Frontier:
     """The certified frontier v(r) = min{ E[1 − y f(w; x)/τ] : w ∈ W, h(w) ≤ r } of a branch with p ≤ 3 parameters.
@@ -47,11 +50,15 @@ def frontier(
         tol: Wanted difference of the bounds, in loss.
         lipschitz: A Lipschitz constant of g, trusted, where an operation of the branch has no interval rule.
         max_cells: Cells examined before giving up on `tol`; the bounds stay certified, only wider.
+        delta: Whether to find Theorem 1's Δ_i too, to about 50·tol.
         name: For tables and legends.
 
     Raises:
         ValueError: W not compact or p > 3, data not finite, values of the branch that are not finite, or an operation
             without an interval rule (`NoRule`).
+
+    Warns:
+        NotConvexWarning: Δ_i was wanted, and h is not convex.
     """
     if budgets < 1 or not tol > 0 or max_cells < 1:
         raise ValueError(f"budgets, tol and max_cells must be positive; got {budgets}, {tol}, {max_cells}.")
@@ -66,7 +73,8 @@ def frontier(
         at_best = kernels.bounds(best.points, best.points + 0.0).g
         inherent = float(np.max(at_best.centre_hi - at_best.centre_lo))
         lowest = search.run(tol + 2 * inherent, max_cells)
-        return _certified(search, lowest, name)
+        found = _certified(search, lowest, name)
+        return replace(found, delta=divergence_of(kernels, found, 50 * tol).paper) if delta else found
 
 
 def _certified(search: Search, lowest: np.ndarray, name: str) -> Frontier:
@@ -126,15 +134,6 @@ def _joined(search: Search, points: np.ndarray, values: np.ndarray) -> tuple[np.
     nodes[1:-1] = inner.reshape(nodes[1:-1].shape)
     losses = search.kernels.loss(inner).reshape(PIECES - 1, -1)
     return nodes, np.concatenate([values[None, :-1], losses, values[None, 1:]])
-
-
-def lattice(domain: Domain, points: int) -> np.ndarray:
-    """About `points` points of W on a lattice that includes the corners of its box, [M, p]."""
-    size = len(domain.lo)
-    side = max(3, round(points ** (1 / size)) | 1)
-    axes = [np.linspace(a, b, side) for a, b in zip(domain.lo, domain.hi, strict=True)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, size)
-    return np.unique(domain.project(grid), axis=0)
 
 
 def _budget_grid(kernels: Kernels, start: np.ndarray, steps: int) -> np.ndarray:

@@ -83,6 +83,15 @@ def checked_domain(domain: Domain | tuple[Any, Any]) -> Domain:
     return found
 
 
+def lattice(domain: Domain, points: int) -> np.ndarray:
+    """About `points` points of W on a lattice that includes the corners of its box, [M, p]."""
+    size = len(domain.lo)
+    side = max(3, round(points ** (1 / size)) | 1)
+    axes = [np.linspace(a, b, side) for a, b in zip(domain.lo, domain.hi, strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, size)
+    return np.unique(domain.project(grid), axis=0)
+
+
 NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "squared_l2": lambda w: jnp.sum(w**2),
     "l2": lambda w: jnp.sqrt(jnp.sum(w**2)),

@@ -15,6 +15,7 @@ import numpy as np
 
 from landscape.duality.branch_frontier import frontier
 from landscape.duality.branches import Ball, Box, chain, unit
+from landscape.duality.divergence import Divergence, divergence
 from landscape.duality.frontiers import EPSILON, Frontier, Interval, lower_hull
 from landscape.duality.min_plus import share
 from landscape.duality.risks import Quadrature, circle, sphere
@@ -22,6 +23,7 @@ from landscape.duality.risks import Quadrature, circle, sphere
 __all__ = [
     "Ball",
     "Box",
+    "Divergence",
     "DualityGap",
     "Frontier",
     "Interval",
@@ -29,6 +31,7 @@ __all__ = [
     "Share",
     "chain",
     "circle",
+    "divergence",
     "duality_gap",
     "frontier",
     "sphere",
