@@ -191,7 +191,7 @@ def fetch(name: str, folder: Path | str | None = None, *, progress: bool = True)
     Args:
         name: "mnist" or "cifar10".
         folder: The data root; LANDSCAPE_DATA, else the cache, when None.
-        progress: Show a bar a file.
+        progress: Say what is fetched from where, with a bar on a terminal or in a notebook.
 
     Raises:
         ConnectionError: No mirror gave a file with the pinned checksum; names each address and what happened there.
@@ -219,7 +219,7 @@ class _Resuming(NamedTuple):
     def __call__(self, url: str, output_file: str, _: object) -> None:
         start = _size(self.part)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        download = pooch.HTTPDownloader(self.progress, CHUNK, headers=headers, timeout=TIMEOUT)
+        download = pooch.HTTPDownloader(self.progress and _watched(), CHUNK, headers=headers, timeout=TIMEOUT)
         if start < self.size:
             with open(self.part, "ab") as file:
                 download(url, file, None)
@@ -247,6 +247,10 @@ def _download(pinned: Pinned, mirrors: Sequence[str], folder: Path, progress: bo
                 break
         happened.append(f"{url} ({reason})")
     raise ConnectionError(f"{pinned.path} ({pinned.size:,} bytes) could not be fetched: {'; '.join(happened)}")
+
+
+def _watched() -> bool:
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def _reason(error: Exception) -> str:
@@ -284,7 +288,7 @@ def _unpack(archive: Path, files: Sequence[Pinned], folder: Path) -> None:
 def _fill(name: str, wanted: Sequence[str], cache: Path, given: Path | str | None) -> None:
     """Fetch into the cache, or say everything a person needs to find the files."""
     try:
-        fetch(name, cache, progress=sys.stderr.isatty())
+        fetch(name, cache)
     except ConnectionError as error:
         sizes = {pinned.path: pinned.size for pinned in _source(name).files}
         files = ", ".join(f"{path} ({sizes[path]:,} bytes)" for path in wanted)
