@@ -202,4 +202,5 @@ def _save(path: Path, columns: dict[str, list[float]], rates: "Rates", config: C
 
 
 def _span(widths: tuple[int, ...]) -> str:
-    return f"{min(widths)} … {max(widths)}" if len(widths) > 1 else str(widths[0])
+    low, high = min(widths), max(widths)
+    return f"{low} … {high}" if low < high else str(low)
