@@ -81,10 +81,10 @@ def make_kernels(
         domain,
         h.convex,
         _largest_on_ball(h.value, domain) if isinstance(domain, Ball) else None,
-        _checked(partial(_batched, points, chunk)),
-        partial(_batched, jax.jit(jax.vmap(h.value)), 4096),
-        lambda lo, hi: Cells(lo, hi, *_batched(cells, chunk, lo, hi)),
-        partial(_batched, jax.jit(jax.vmap(partial(_rescale, h.value))), 4096),
+        _checked(partial(batched, points, chunk)),
+        partial(batched, jax.jit(jax.vmap(h.value)), 4096),
+        lambda lo, hi: Cells(lo, hi, *batched(cells, chunk, lo, hi)),
+        partial(batched, jax.jit(jax.vmap(partial(_rescale, h.value))), 4096),
     )
 
 
@@ -109,7 +109,7 @@ def _rescale(h: Callable[[jax.Array], jax.Array], start: jax.Array, w: jax.Array
     return start + t * (w - start)
 
 
-def _batched(f: Callable[..., Any], chunk: int, *arrays: np.ndarray) -> Any:
+def batched(f: Callable[..., Any], chunk: int, *arrays: np.ndarray) -> Any:
     """f over rows, `chunk` at a time, the last chunk padded: one compilation."""
     total = len(arrays[0])
     parts = []

@@ -105,10 +105,10 @@ def convex_envelope(
     chosen = upper.active(points[order][np.sort(first)[:FACETS]])
     slopes = upper.slopes[chosen]
     reached = np.array([np.min(values - points @ slope) for slope in slopes])
-    return ConvexEnvelope(Planes(slopes, _tilted_minima(bounds, domain, slopes, reached, tol, max_cells)), upper)
+    return ConvexEnvelope(Planes(slopes, tilted_minima(bounds, domain, slopes, reached, tol, max_cells)), upper)
 
 
-def _tilted_minima(
+def tilted_minima(
     bounds: Bounds, domain: Domain, slopes: np.ndarray, reached: np.ndarray, tol: float, max_cells: int
 ) -> np.ndarray:
     """Certified lower bounds of min over W of f(w) − ⟨slope, w⟩, [J], for all slopes [J, p]; `reached` from above."""

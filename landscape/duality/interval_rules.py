@@ -58,7 +58,10 @@ def _neg(params: dict[str, Any], a: Bounds) -> Bounds:
 
 def _mul(params: dict[str, Any], a: Bounds, b: Bounds) -> Bounds:
     corners = [_product(x, y) for x in _ends(a) for y in _ends(b)]
-    return outward(_extreme(jnp.minimum, corners), _extreme(jnp.maximum, corners))
+    lo, hi = outward(_extreme(jnp.minimum, corners), _extreme(jnp.maximum, corners))
+    same = ((a.lo >= 0) & (b.lo >= 0)) | ((a.hi <= 0) & (b.hi <= 0))
+    opposite = ((a.lo >= 0) & (b.hi <= 0)) | ((a.hi <= 0) & (b.lo >= 0))
+    return Bounds(jnp.where(same, jnp.maximum(lo, 0.0), lo), jnp.where(opposite, jnp.minimum(hi, 0.0), hi))
 
 
 def _ends(x: Bounds) -> tuple[jax.Array, ...]:

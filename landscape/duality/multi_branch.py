@@ -169,7 +169,7 @@ def _kinds(
     frontiers: Frontier | Sequence[Frontier], num_branches: int | Sequence[int]
 ) -> tuple[list[Frontier], list[int]]:
     """Different frontiers and how many branches have each."""
-    given = [frontiers] if isinstance(frontiers, Frontier) else list(frontiers)
+    given = list(frontiers) if isinstance(frontiers, list | tuple) else [frontiers]
     wrong = [type(f).__name__ for f in given if not isinstance(f, Frontier)]
     if wrong or not given:
         raise ValueError(
