@@ -99,10 +99,13 @@ def envelope(a: np.ndarray, b: np.ndarray, f: np.ndarray) -> Envelope:
     hull = Envelope(planes, np.stack([unit[corners, 0].min(1) - SLACK, unit[corners, 0].max(1) + SLACK], 1), f, corners)
     gap = np.full(f.shape, np.nan)
     gap.ravel()[finite] = size[2] * np.maximum(unit[:, 2] - hull.at(unit[:, :2]), 0.0)
-    gap.ravel()[finite[np.unique(corners)]] = 0.0
+    touched = np.unique(corners)
+    gap.ravel()[finite[touched]] = 0.0
     slopes = planes[:, :2] * (size[2] / size[:2])[None]
     offsets = low[2] + size[2] * planes[:, 2] - slopes @ low[:2]
-    fine, _ = _lower_facets(unit + TILT * np.stack([0 * i, 0 * i, (unit[:, :2] ** 2).sum(1)], 1))
+    fine = corners
+    if len(touched) < len(unit):
+        fine, _ = _lower_facets(unit + TILT * np.stack([0 * i, 0 * i, (unit[:, :2] ** 2).sum(1)], 1))
     edges = np.sort(np.concatenate([fine[:, [0, 1]], fine[:, [0, 2]], fine[:, [1, 2]]]), 1)
     return Envelope(
         np.column_stack([slopes, offsets]), low[0] + size[0] * hull.reach, gap, finite[np.unique(edges, axis=0)]

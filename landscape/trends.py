@@ -141,7 +141,7 @@ def trend(branches: Sequence[int], values: Any, *, level: float = 0.95) -> Trend
         raise ValueError("A trend needs at least three finite values, at two numbers of branches or more.")
     rng = np.random.default_rng(0)
     mean, low, high = np.array([_interval(row, level, rng) for row in rows]).T
-    return Trend(size, table, mean, low, high, *_spearman(*pairs, rng))
+    return Trend(size, table, mean, low, high, *_spearman(pairs[0], pairs[1], rng))
 
 
 def _interval(row: np.ndarray, level: float, rng: np.random.Generator) -> tuple[float, float, float]:
