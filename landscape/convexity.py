@@ -23,6 +23,8 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 
 from landscape import trees
 from landscape.envelope import Envelope, Samples, between, clean, envelope, interpolate, rounding, spans, within
+from landscape.evaluation import profile
+from landscape.problem import Problem
 
 if TYPE_CHECKING:
     from landscape.surfaces import Surface
@@ -88,7 +90,7 @@ def report(
     Raises:
         ValueError: The samples do not fit the grid, or fewer than three finite ones that are not on one line exist.
 
-    >>> from landscape.surfaces import Grid
+    >>> from landscape.surfaces import Grid, Surface
     >>> a, b = np.linspace(-1, 1, 41), np.linspace(-1, 1, 31)
     >>> saddle = report(Surface(Grid(a, b), a[:, None] ** 2 - b[None] ** 2))
     >>> round(saddle.env_max, 9), round(saddle.env_mean, 2), round(saddle.curvature_negative_share, 2), saddle.minima
@@ -148,7 +150,10 @@ def edge_barriers(problem: Any, start: Any, end: Any, *, points: int = 51) -> An
     """
     if points < 3:
         raise ValueError(f"An edge needs at least 3 points, its ends included; got {points}.")
-    values = _along(getattr(problem, "risk", problem), start, end, jnp.linspace(0, 1, points))
+    if isinstance(problem, Problem):
+        edges = [jax.tree.map(lambda x, k=k: x[k], (start, end)) for k in range(len(jax.tree.leaves(start)[0]))]
+        return np.array([_excess(profile(problem, *edge, points=points)) for edge in edges])
+    values = _along(problem, start, end, jnp.linspace(0, 1, points))
     return jax.tree.map(lambda v: np.array([_excess(np.asarray(line)) for line in v]), values)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from landscape import __version__, costs, evaluators, trees
@@ -15,6 +16,9 @@ from landscape.problem import Problem, streamed_risk
 from landscape.progress import Bar
 from landscape.surfaces import Surface
 from landscape.tiles import Tile
+
+
+fast_risk = jax.jit(streamed_risk, static_argnums=(0, 1))
 
 
 def evaluate(
@@ -95,9 +99,9 @@ def plan(problem: Problem, plane: Plane, grid: Grid, memory: int | None = None, 
 
 def anchor_risks(problem: Problem, plane: Plane, precision: str = "highest") -> np.ndarray:
     """The risk at the plane's anchors, evaluated directly at w(a, b), [M]."""
-    risk = jax.jit(lambda w: streamed_risk(problem.network, problem.loss, w, problem.data))
+    points = [plane.at(tuple(ab)) for ab in plane.anchors.tolist()]
     with jax.default_matmul_precision(precision):
-        return np.array([risk(plane.at(tuple(ab))) for ab in plane.anchors.tolist()], float)
+        return np.array([fast_risk(problem.network, problem.loss, w, problem.data) for w in points], float)
 
 
 def _of_function(
@@ -122,3 +126,37 @@ def _refuse_misfit(problem: Problem, plane: Plane) -> None:
             f"The plane's parameters do not belong to {problem.network}: it has arrays {shapes[0]}, the plane "
             f"{shapes[1]}."
         )
+
+
+def profile(
+    problem: Problem | Callable[[Any], Any],
+    start: Any,
+    end: Any,
+    *,
+    points: int = 51,
+    precision: str = "highest",
+    memory: int | None = None,
+) -> np.ndarray:
+    """The risk along the segment (1 − t) start + t end, at equally spaced t from 0 to 1, [points].
+
+    Args:
+        problem: A `Problem`, or a pure function risk(params) -> scalar.
+        start: Parameters at t = 0.
+        end: Parameters at t = 1.
+        points: Points on the segment, ends included.
+        precision: As in `evaluate`.
+        memory: As in `evaluate`.
+
+    Raises:
+        ValueError: Fewer than two points, different trees, or values that are not finite.
+    """
+    if points < 2:
+        raise ValueError(f"A profile needs at least 2 points, its ends included; got {points}.")
+    check_solutions(start, end)
+    step = trees.subtract(end, start)
+    line = Plane(start, step, jax.tree.map(jnp.zeros_like, step), np.zeros((0, 2)), "line")
+    grid = Grid(np.linspace(0, 1, points), np.zeros(1))
+    settings = evaluators.Settings(precision, memory, None, tuple(jax.local_devices()), None, False, lambda: None)
+    if isinstance(problem, Problem):
+        return evaluators.problem_means(problem, line, grid, [problem.loss], settings).values[0, :, 0]
+    return next(iter(evaluators.function_values(problem, line, grid, settings).values()))[:, 0]

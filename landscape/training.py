@@ -57,6 +57,43 @@ class Solutions:
     def __iter__(self) -> Iterator[Params]:
         return (self[i] for i in range(len(self)))
 
+    def save(self, path: Path | str, key: str = "") -> None:
+        """Write all but the trajectory as npz with a checksum; the leaves of params under their paths.
+
+        Args:
+            path: The file.
+            key: What the solutions belong to; `load` refuses another one.
+        """
+        leaves = jax.tree_util.tree_leaves_with_path(self.params)
+        arrays = {f"params{jax.tree_util.keystr(where)}": leaf for where, leaf in leaves}
+        arrays |= {name: getattr(self, name) for name in ("risk", "history", "steps", "converged")}
+        storage.save_arrays(Path(path), arrays, key)
+
+    @staticmethod
+    def load(path: Path | str, key: str, like: Params) -> "Solutions":
+        """Read solutions written by `save`.
+
+        Args:
+            path: The file.
+            key: As when saved.
+            like: Parameters of one seed, or their shapes.
+
+        Raises:
+            FileNotFoundError: No such file.
+            Corrupted: The file is damaged, belongs to another key, or to a network with other parameters.
+        """
+        arrays = storage.load_arrays(Path(path), key)
+        if arrays is None:
+            raise FileNotFoundError(f"{path} does not exist.")
+        leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+        names = [f"params{jax.tree_util.keystr(where)}" for where, _ in leaves]
+        shapes = [arrays[n].shape[1:] if n in arrays else None for n in names]
+        if shapes != [leaf.shape for _, leaf in leaves]:
+            raise storage.Corrupted(f"{path} holds the parameters of another network: {sorted(arrays)}.")
+        params = jax.tree.unflatten(structure, [jnp.asarray(arrays[n]) for n in names])
+        rest = (arrays[name] for name in ("risk", "history", "steps", "converged"))
+        return Solutions(params, *rest)
+
     def __repr__(self) -> str:
         return f"Solutions({len(self)} seeds, {self.steps[-1]:,} steps: risk {' '.join(f'{r:.4g}' for r in self.risk)})"
 

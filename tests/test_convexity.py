@@ -322,9 +322,9 @@ def test_numbers_are_flat_and_named():
 @pytest.mark.parametrize(
     ("a", "shape", "message"),
     [
-        ([0, 1, 2], (2, 3), "grid of 3 x 3"),
-        ([0], (1, 3), "at least 2 x 2"),
-        ([0, 0, 1], (3, 3), "increase strictly"),
+        ([0, 1, 2], (2, 3), "one value a grid point"),
+        ([0], (1, 3), "at least 2 finite"),
+        ([0, 0, 1], (3, 3), "strictly increasing"),
     ],
 )
 def test_wrong_grids_are_refused(a, shape, message):

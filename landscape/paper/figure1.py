@@ -1,0 +1,102 @@
+"""Figure 1: the loss surface of a one-hidden-layer ReLU network on synthetic data, against its number of units I."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import landscape as ls
+from landscape.runs import Run
+
+SMOKE: dict[str, Any] = {"branches": (10, 30, 100), "points": 15, "steps": 200}
+PAPER: dict[str, Any] = {"points": 101, "steps": 100_000, "triples": 5}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Figure 1: surfaces of a one-hidden-layer ReLU network on the synthetic teacher's data, §5.1."""
+
+    branches: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    """Numbers I of hidden units, one surface each."""
+    points: int = 51
+    """Grid points along each axis."""
+    triples: int = 1
+    """Independent triples of solutions for each I; 5 give an error bar."""
+    steps: int = 10_000
+    """Steps of SGD."""
+    batch_size: int = 100
+    """Examples a step."""
+    learning_rate: float = 0.05
+    """Step length, constant."""
+    tolerance: float | None = None
+    """Stop training when the risk falls by no more than this over a quarter of the steps."""
+    plane: Literal["orthonormal", "oblique", "aligned"] = "orthonormal"
+    """Axes of the drawn plane; all three are computed and stored."""
+    margin: float = 0.3
+    """Share of the triangle's extent shown around it."""
+    loss: Literal["hinge", "squared", "logistic"] = "hinge"
+    """Loss per example."""
+    tau: float = 1.0
+    """Margin parameter of the hinge loss, Eq. (1)."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def check(config: Any) -> None:
+    """Refuse what cannot be drawn, before anything long starts.
+
+    Raises:
+        ValueError: A number that is too small, or the same I twice.
+    """
+    if not config.branches or min(config.branches) < 1 or len(set(config.branches)) < len(config.branches):
+        raise ValueError(f"--branches wants different numbers, at least 1 each; got {_words(config.branches)}.")
+    if config.points < 2:
+        raise ValueError(f"--points wants at least 2 grid points along each axis; got {config.points}.")
+    for name in ("triples", "steps", "batch_size"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} wants at least 1; got {getattr(config, name)}.")
+    for name in ("learning_rate", "tau"):
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} must be positive; got {getattr(config, name):g}.")
+    if not 0 <= config.margin < float("inf"):
+        raise ValueError(f"--margin must be at least 0; got {config.margin:g}.")
+
+
+def _words(numbers: tuple[int, ...]) -> str:
+    return " ".join(map(str, numbers)) or "none"
+
+
+def run(config: Config, run: Run) -> None:
+    """Train, evaluate and measure the networks of every width."""
+    import jax
+
+    from landscape import study
+
+    data = ls.datasets.synthetic_teacher(jax.random.key(run.options.seed))
+    run.data(data)
+    if config.batch_size > len(data):
+        raise ValueError(f"--batch-size wants at most the {len(data):,} examples; got {config.batch_size}.")
+    loss = ls.losses.tau_hinge(tau=config.tau) if config.loss == "hinge" else ls.losses.BY_NAME[config.loss]
+    cases = [study.Case(ls.Problem(data, network(n), loss)) for n in config.branches]
+    protocol = study.Protocol(
+        config.triples,
+        config.steps,
+        config.batch_size,
+        config.learning_rate,
+        config.tolerance,
+        config.points,
+        config.margin,
+    )
+    study.run(cases, protocol, run, drawn=config.plane)
+
+
+def network(branches: int) -> Any:
+    """f(x) = Σ_i w_(i,2) [W_(i,1) x]_+ in R^10 (§5.1)."""
+    return ls.MultiBranch(ls.networks.relu_branch(10, summed_over=branches), branches, average=False)
+
+
+def draw(path: Path) -> None:
+    """The row of surfaces over I with its measures, and the report."""
+    from landscape import study
+
+    study.draw(path, "Figure 1: one hidden layer on synthetic data")
