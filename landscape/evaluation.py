@@ -17,7 +17,6 @@ from landscape.progress import Bar
 from landscape.surfaces import Surface
 from landscape.tiles import Tile
 
-
 fast_risk = jax.jit(streamed_risk, static_argnums=(0, 1))
 
 

@@ -97,6 +97,7 @@ def run(cases: Sequence[Case], protocol: Protocol, run: Run, *, drawn: str) -> N
         records += [trends.record(m) | {"view": view_of(m.surface.metadata)} for m in found]
     stacks = [s for case in cases for s in surfaces.load_stack(_file(run, case))]
     _report_checks(stacks, run)
+    _report_training(stacks, protocol, run)
     surfaces.save_stack(run.file("surface.nc"), stacks)
     run.measures({"drawn": drawn, "records": records, "trends": _trends(records)})
     run.say("", _table(records, drawn, protocol.triples))
@@ -182,7 +183,7 @@ def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
 
         found = [m for view in VIEWS for m in _view(view, case, solutions, protocol, evaluate)]
         bar.note(f"{total:,} points, {total / max(bar.seconds, 1e-9):,.0f} points/s")
-    surfaces.save_stack(file, [_annotated(m) for m in found])
+    surfaces.save_stack(file, [_annotated(m, solutions) for m in found])
     for block in run.path.glob("block-*.npz"):
         block.unlink()
     run.check_stop()
@@ -230,9 +231,11 @@ def _solutions(case: Case, protocol: Protocol, run: Run) -> Solutions:
     return solutions
 
 
-def _annotated(measured: trends.Measured) -> surfaces.Surface:
-    """A surface that carries its exact barriers along."""
+def _annotated(measured: trends.Measured, solutions: Solutions) -> surfaces.Surface:
+    """A surface that carries its exact barriers along, and how the training of its three solutions ended."""
     surface = measured.surface
+    first = 3 * surface.metadata["triple"]
+    ended = {"steps": int(solutions.steps[-1]), "converged": bool(solutions.converged[first : first + 3].all())}
     barriers = {"train": measured.report.barriers.tolist(), "test": measured.test_barriers.tolist()}
     return surfaces.Surface(
         surface.grid,
@@ -240,7 +243,7 @@ def _annotated(measured: trends.Measured) -> surfaces.Surface:
         surface.anchors,
         surface.anchor_risk,
         surface.layers,
-        {**surface.metadata, "barriers": barriers},
+        {**surface.metadata, "barriers": barriers, "training": ended},
     )
 
 
@@ -270,6 +273,18 @@ def _report_checks(stacks: Sequence[surfaces.Surface], run: Run) -> None:
             f"{'deterministic' if steady else 'not deterministic'}.\n  Try --precision highest."
         )
     run.say("check", f"anchors equal direct evaluation (max difference {worst:.0e}) · loss deterministic")
+
+
+def _report_training(stacks: Sequence[surfaces.Surface], protocol: Protocol, run: Run) -> None:
+    """Say how many trainings met the criterion."""
+    if protocol.tolerance is None:
+        run.say("note", f"training took {protocol.steps:,} steps; no criterion of convergence was set (--tolerance)")
+        return
+    ended = [s.metadata["training"] for s in stacks if view_of(s.metadata) == "orthonormal"]
+    met = sum(e["converged"] for e in ended)
+    run.say(
+        "note", f"{met} of {len(ended)} triples converged: no risk fell by more than {protocol.tolerance:g} at the end"
+    )
 
 
 def _trends(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

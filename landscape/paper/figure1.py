@@ -40,6 +40,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self)
+        if not 0 < self.tau < float("inf"):
+            raise ValueError(f"--tau must be positive, Eq. (1); got {self.tau:g}.")
 
 
 def check(config: Any) -> None:
@@ -55,9 +57,8 @@ def check(config: Any) -> None:
     for name in ("triples", "steps", "batch_size"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} wants at least 1; got {getattr(config, name)}.")
-    for name in ("learning_rate", "tau"):
-        if not 0 < getattr(config, name) < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} must be positive; got {getattr(config, name):g}.")
+    if not 0 < config.learning_rate < float("inf"):
+        raise ValueError(f"--learning-rate must be positive; got {config.learning_rate:g}.")
     if not 0 <= config.margin < float("inf"):
         raise ValueError(f"--margin must be at least 0; got {config.margin:g}.")
 
@@ -76,7 +77,8 @@ def run(config: Config, run: Run) -> None:
     run.data(data)
     if config.batch_size > len(data):
         raise ValueError(f"--batch-size wants at most the {len(data):,} examples; got {config.batch_size}.")
-    loss = ls.losses.tau_hinge(tau=config.tau) if config.loss == "hinge" else ls.losses.BY_NAME[config.loss]
+    of_tau = config.loss == "hinge" and config.tau != 1
+    loss = ls.losses.tau_hinge(tau=config.tau) if of_tau else ls.losses.BY_NAME[config.loss]
     cases = [study.Case(ls.Problem(data, network(n), loss)) for n in config.branches]
     protocol = study.Protocol(
         config.triples,
