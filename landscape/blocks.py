@@ -30,7 +30,8 @@ Device = Any
 Member = tuple[int, int]
 """A network by its width and seed."""
 
-STEPS_A_CALL = 20_000
+STEPS_A_CALL = 250_000
+"""Steps of one network in one call to the device: how soon a request to stop is answered and the bar moves."""
 SECONDS_A_LOOK, SECONDS_A_SAVE = 0.25, 10.0
 HIDDEN_SHARE = 0.2
 """Share of the L2 cache filled by the hidden values of a block; their gradient and the weights take as much again."""
@@ -140,6 +141,8 @@ def blocks_of(members: Sequence[Member], protocol: Protocol, block: int | None =
     for width in sorted({width for width, _ in members}, reverse=True):  # the longest first: the threads end together
         same = [member for member in members if member[0] == width]
         count = max(-(-len(same) // (block or _fitting(width, protocol))), min(least, len(same)))
+        even = [c for c in range(count, 2 * count) if len(same) % c == 0]  # blocks of one size compile once
+        count = even[0] if even else count
         parts += [list(map(tuple, part)) for part in np.array_split(np.array(same), count)]
     return [[(int(width), int(seed)) for width, seed in part] for part in parts]
 
@@ -226,10 +229,10 @@ class _Job:
             self.save(weights)
 
     def call(self, weights: Weights, data: tuple[Any, Any]) -> Weights:
-        """One call to the device: whole epochs, about STEPS_A_CALL steps."""
+        """One call to the device: whole epochs, about STEPS_A_CALL steps of one network."""
         batch, examples = self.protocol.batch_size, len(self.data)
         each = examples // batch
-        first, epochs = self.done // each, max(1, STEPS_A_CALL // each)
+        first, epochs = self.done // each, max(1, STEPS_A_CALL // (each * len(self.members)))
         orders = _orders(self.protocol.seed, examples, batch, -(-self.protocol.steps // each))
         part = np.take(orders, np.arange(first, first + epochs), axis=0, mode="wrap")
         count = min(self.left, epochs * each)

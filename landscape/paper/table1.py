@@ -91,21 +91,25 @@ def run(config: Config, run: "Run") -> None:
 
 
 def draw(path: Path) -> None:
-    """figure.png and figure.pdf: both curves, and the study's where there is one."""
+    """figure.png and figure.pdf with both curves and the study's, and table1.md."""
+    from landscape import storage
     from landscape.plots import rates, style
 
     measures = json.loads((path / "measures.json").read_text())
     config = Config(**{**measures["protocol"], "widths": tuple(measures["protocol"]["widths"])})
-    table = measures["table"]
+    main, study = measures["table"], measures["study"]
     caption = (
         f"{config.seeds} initialisations a width; bars: Wilson's 95 % intervals. Measured: "
         f"{protocol_in_words(config)}. The paper leaves batch size, step size and initialisation open; other teachers "
         "and other optimisers give other rates."
     )
-    printed = {w: PRINTED[w] / 100 for w in table["width"] if w in PRINTED}
-    fig = rates.hitting(table, printed, others=measures["study"], caption=caption)
+    printed = {w: PRINTED[w] / 100 for w in main["width"] if w in PRINTED}
+    fig = rates.hitting(main, printed, others=study, caption=caption)
     for suffix in ("png", "pdf"):
         style.save(fig, path / f"figure.{suffix}")
+    parts = [f"# Table 1\n\n{config.seeds} networks a width; {protocol_in_words(config)}.", *_markdown("", main)]
+    parts += [part for name, columns in study.items() for part in _markdown(name, columns)]
+    storage.write_atomic(path / "table1.md", lambda pending: pending.write_text("\n\n".join(parts) + "\n", "utf-8"))
 
 
 def protocol_in_words(config: Config) -> str:
@@ -157,6 +161,13 @@ def table(columns: dict[str, list[float]]) -> str:
         paper = f"{PRINTED[int(width)]} %" if width in PRINTED else "–"
         lines.append(f"{width:5d} {f'{hits}/{count}':>7} {interval:>15} {paper:>7} {median:13.2e} {least:12.2e}")
     return "\n".join(lines)
+
+
+def _markdown(name: str, columns: dict[str, list[float]]) -> list[str]:
+    lines = [line.split("  ") for line in table(columns).splitlines()]
+    rows = [" | ".join(filter(None, map(str.strip, line))) for line in lines]
+    rows.insert(1, " | ".join(["---:"] * 6))
+    return [*([f"## {name}"] if name else []), "\n".join(f"| {row} |" for row in rows)]
 
 
 def _studied(config: Config) -> dict[str, Config]:

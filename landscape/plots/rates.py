@@ -36,7 +36,7 @@ def hitting(
     groups: dict[str, dict[str, Any]] = {}
     for name, record in (others or {}).items():
         groups.setdefault(name.split(" ")[0], {})[name] = record
-    fig, axes = figure(TWO_COLUMNS if groups else 4.2, 2.7, columns=1 + len(groups), sharey=True)
+    fig, axes = figure(TWO_COLUMNS if groups else 4.2, 3.1, columns=1 + len(groups), sharey=True)
     with mpl.rc_context(STYLE):
         _curve(axes[0, 0], measured, "measured", 0)
         if printed:
@@ -44,14 +44,19 @@ def hitting(
         for ax, (name, records) in zip(axes[0, 1:], groups.items(), strict=True):
             for k, (label, record) in enumerate(records.items()):
                 _curve(ax, record, label if name == "teacher" else label.removeprefix(f"{name} "), k)
-            ax.set_title(f"other {name}s")
+            _legend(ax, f"other {name}s")
         for ax in axes.flat:
-            ax.set(xlabel="hidden units", ylim=(0, 1))
+            ax.set(xlabel="hidden units", ylim=(-0.02, 1.02))
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            ax.legend(loc="upper left", fontsize=5.5)
+        _legend(axes[0, 0], None)
         axes[0, 0].set_ylabel("share that hit the global minimum")
         note(fig, caption, columns=fig.get_figwidth())
     return fig
+
+
+def _legend(ax: Any, title: str | None) -> None:
+    """The names of the curves above the panel, where they cover none."""
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, fontsize=5.5, title=title, title_fontsize=7)
 
 
 def _curve(ax: Any, record: Mapping[str, Sequence[float]], label: str, k: int) -> None:
