@@ -168,7 +168,7 @@ def forward(weights: Weights, x: jax.Array) -> jax.Array:
 def advance(
     loss: Loss, batch: int, weights: Weights, data: tuple[Any, Any], rate: Any, orders: Any, batches: Any
 ) -> Weights:
-    """SGD over the first `batches` minibatches of the given epochs.
+    """SGD over `batches` minibatches.
 
     Args:
         loss: (outputs [B, 1], y [B]) -> [B].
@@ -176,8 +176,8 @@ def advance(
         weights: Of a block.
         data: x [D, N] and y [N].
         rate: Step size.
-        orders: [E, N] The order of the examples in each epoch.
-        batches: Minibatches in all, at most E ⌊N/B⌋.
+        orders: [E, N] The order of the examples in each epoch, from the first again after the last.
+        batches: Minibatches in all.
     """
     x, y = data
     each = x.shape[1] // batch
@@ -186,7 +186,7 @@ def advance(
         return jax.vmap(lambda f: loss(f[:, None], y).mean())(forward(weights, x)).sum()
 
     def epoch(e: jax.Array, weights: Weights) -> Weights:
-        order = orders[e]
+        order = orders[e % len(orders)]
         ex, ey = (x, y) if batch == x.shape[1] else (x[:, order], y[order])
 
         def step(k: jax.Array, weights: Weights) -> Weights:
@@ -232,9 +232,10 @@ class _Job:
         """One call to the device: whole epochs, about STEPS_A_CALL steps of one network."""
         batch, examples = self.protocol.batch_size, len(self.data)
         each = examples // batch
-        first, epochs = self.done // each, max(1, STEPS_A_CALL // (each * len(self.members)))
         orders = _orders(self.protocol.seed, examples, batch, -(-self.protocol.steps // each))
-        part = np.take(orders, np.arange(first, first + epochs), axis=0, mode="wrap")
+        first, epochs = self.done // each, max(1, STEPS_A_CALL // (each * len(self.members)))
+        rows = np.arange(first, first + min(epochs, len(orders)))
+        part = np.take(orders, rows, axis=0, mode="wrap")
         count = min(self.left, epochs * each)
         weights = advance(self.protocol.of_outputs, batch, weights, data, self.protocol.learning_rate, part, count)
         jax.block_until_ready(weights)
