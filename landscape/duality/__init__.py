@@ -16,6 +16,7 @@ _MODULES = (
     "assumption",
     "arrangement",
     "closed_forms",
+    "examples",
 )
 
 __all__ = [*_MODULES]

@@ -51,16 +51,43 @@ def sweep(data: Any, norm: str = "l2") -> Sweep:
     Raises:
         ValueError: Data that are not in the plane, a quadrature, or another norm.
     """
+    if norm not in ("l1", "l2"):
+        raise ValueError(f"The norm of u must be l1 or l2; got {norm!r}.")
+    return _extremes(sectors(data), norm)
+
+
+class Sectors(NamedTuple):
+    """The arrangement: on directions with angle in (ends[k − 1], ends[k]], S(u) = ⟨sums[k], u⟩.
+
+    Attributes:
+        ends: Increasing angles in [0, 2π), [S].
+        sums: [S, 2].
+        rounding: How far `sums` may be off.
+    """
+
+    ends: np.ndarray
+    sums: np.ndarray
+    rounding: float
+
+    def at(self, angle: np.ndarray) -> np.ndarray:
+        """The sector of each angle."""
+        place = np.searchsorted(self.ends, np.mod(angle, 2 * math.pi))
+        return np.where(place == len(self.ends), 0, place)
+
+
+def sectors(data: Any) -> Sectors:
+    """Enumerate the arrangement of a sample in the plane, O(N log N).
+
+    Raises:
+        ValueError: Data that are not in the plane, or a quadrature.
+    """
     found = sample(data)
     if found.x.ndim != 2 or found.x.shape[1] != 2 or found.boxes is not None:
         raise ValueError(f"The arrangement is for a sample in the plane, x [N, 2]; got {found.x.shape}.")
-    if norm not in ("l1", "l2"):
-        raise ValueError(f"The norm of u must be l1 or l2; got {norm!r}.")
     keep = np.any(found.x != 0, axis=1)
     x, signed = found.x[keep], (found.weight * found.y)[keep, None] * found.x[keep]
     if len(x) == 0:
-        zero = Interval(0.0, 0.0)
-        return Sweep(zero, zero, np.array([1.0, 0.0]), np.array([1.0, 0.0]), 1)
+        return Sectors(np.zeros(1), np.zeros((1, 2)), 0.0)
     angle = np.arctan2(x[:, 1], x[:, 0])
     enter, leave = np.mod(angle - math.pi / 2, 2 * math.pi), np.mod(angle + math.pi / 2, 2 * math.pi)
     events = np.concatenate([enter, leave])
@@ -69,8 +96,7 @@ def sweep(data: Any, norm: str = "l2") -> Sweep:
     ends = events[order]
     start = signed[_active(x, ends[-1], ends[0] + 2 * math.pi)].sum(0)
     sums = start + np.concatenate([np.zeros((1, 2)), np.cumsum(change[order], 0)])[:-1]
-    lows = np.concatenate([ends[-1:] - 2 * math.pi, ends[:-1]])
-    return _extremes(sums, lows, ends, norm, np.abs(signed).sum() * EPSILON * 8 * (len(x) + 4))
+    return Sectors(ends, sums, float(np.abs(signed).sum() * EPSILON * 8 * (len(x) + 4)))
 
 
 def _active(x: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -79,8 +105,10 @@ def _active(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return x @ np.array([math.cos(middle), math.sin(middle)]) > 0
 
 
-def _extremes(sums: np.ndarray, low: np.ndarray, high: np.ndarray, norm: str, rounding: float) -> Sweep:
+def _extremes(found: Sectors, norm: str) -> Sweep:
     """Largest and smallest ⟨c, u⟩ over each sector's directions with ‖u‖ = 1."""
+    sums, high, rounding = found.sums, found.ends, found.rounding
+    low = np.concatenate([high[-1:] - 2 * math.pi, high[:-1]])
     inner = np.arctan2(sums[:, 1], sums[:, 0])
     special = [inner, inner + math.pi] if norm == "l2" else [np.full(len(low), k * math.pi / 2) for k in range(4)]
     angles = np.stack([low, high, *(low + np.mod(s - low, 2 * math.pi) for s in special)])
@@ -92,6 +120,19 @@ def _extremes(sums: np.ndarray, low: np.ndarray, high: np.ndarray, norm: str, ro
     best, worst = (np.unravel_index(f(values), values.shape) for f in (np.argmax, np.argmin))
     largest, smallest = (Interval(float(values[i]) - rounding, float(values[i]) + rounding) for i in (best, worst))
     return Sweep(largest, smallest, u[best], u[worst], int(np.sum(high > low)))
+
+
+def plane_tau(data: Any, *, norm: str = "l2", output: float = 1.0, input: float = 1.0) -> float:
+    """The smallest τ that Assumption 1 admits for a [⟨u, x⟩]_+: output · input · max_n of x_n's dual norm.
+
+    Raises:
+        ValueError: As `sweep`.
+    """
+    x = sample(data).x
+    if norm not in ("l1", "l2"):
+        raise ValueError(f"The norm of u must be l1 or l2; got {norm!r}.")
+    lengths = np.abs(x).max(-1) if norm == "l1" else np.sqrt(np.sum(x**2, -1))
+    return float(output * input * lengths.max())
 
 
 def plane_frontier(
@@ -109,7 +150,7 @@ def plane_frontier(
 
     Args:
         data: x [N, 2], y ±1.
-        tau: τ; not checked against Assumption 1 (see `smallest_tau`).
+        tau: τ; not checked against Assumption 1 (see `plane_tau`).
         size: h: "sum" is |a| + ‖u‖, "l1" the same with ‖u‖₁, "l2" is √(a² + ‖u‖₂²), "squared_l2" its square.
         norm: The norm of u where `size` leaves it open.
         output: Bound on |a|.

@@ -62,7 +62,39 @@ class Ball(NamedTuple):
         return self.contains(np.clip(self.centre, lo, hi))
 
 
-Domain = Box | Ball
+class Product(NamedTuple):
+    """W = W_1 × W_2 × …, one set after the other along the parameters."""
+
+    parts: "tuple[Box | Ball, ...]"
+
+    @property
+    def lo(self) -> np.ndarray:
+        """Lower corner of the box around W, [p]."""
+        return np.concatenate([part.lo for part in self.parts])
+
+    @property
+    def hi(self) -> np.ndarray:
+        """Upper corner of the box around W, [p]."""
+        return np.concatenate([part.hi for part in self.parts])
+
+    def contains(self, w: np.ndarray) -> np.ndarray:
+        """Whether points [..., p] lie in W."""
+        return np.all([part.contains(v) for part, v in zip(self.parts, self._split(w), strict=True)], axis=0)
+
+    def project(self, w: np.ndarray) -> np.ndarray:
+        """The nearest points of W, [..., p]."""
+        return np.concatenate([part.project(v) for part, v in zip(self.parts, self._split(w), strict=True)], axis=-1)
+
+    def meets(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """Whether cells [C, p] have points of W."""
+        pieces = zip(self.parts, self._split(lo), self._split(hi), strict=True)
+        return np.all([part.meets(a, b) for part, a, b in pieces], axis=0)
+
+    def _split(self, w: np.ndarray) -> list[np.ndarray]:
+        return np.split(w, np.cumsum([len(part.lo) for part in self.parts])[:-1], axis=-1)
+
+
+Domain = Box | Ball | Product
 
 
 def checked_domain(domain: Domain | tuple[Any, Any]) -> Domain:
@@ -71,8 +103,14 @@ def checked_domain(domain: Domain | tuple[Any, Any]) -> Domain:
     Raises:
         ValueError: W is not compact, or empty.
     """
+    if isinstance(domain, Product):
+        return Product(tuple(_checked_part(part) for part in domain.parts))
+    return _checked_part(domain)
+
+
+def _checked_part(domain: Box | Ball | tuple[Any, Any]) -> Box | Ball:
     if isinstance(domain, Ball):
-        found: Domain = Ball(np.atleast_1d(np.asarray(domain.centre, np.float64)), float(domain.radius))
+        found: Box | Ball = Ball(np.atleast_1d(np.asarray(domain.centre, np.float64)), float(domain.radius))
     else:
         lo, hi = (np.atleast_1d(np.asarray(end, np.float64)) for end in domain)
         found = Box(*np.broadcast_arrays(lo, hi))
@@ -108,12 +146,14 @@ class Regulariser(NamedTuple):
     convex: bool
 
 
-def regulariser(h: str | Callable[[jax.Array], jax.Array]) -> Regulariser:
-    """h by name (squared_l2, l2, l1, linf) or as a function of w [p].
+def regulariser(h: "str | Callable[[jax.Array], jax.Array] | Regulariser") -> Regulariser:
+    """h by name (squared_l2, l2, l1, linf), as a function of w [p], or as a `Regulariser` said to be convex.
 
     Raises:
         ValueError: An unknown name.
     """
+    if isinstance(h, Regulariser):
+        return h
     if callable(h):
         return Regulariser(h, False)
     if h not in NORMS:

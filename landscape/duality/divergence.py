@@ -123,7 +123,7 @@ def _supremum(
     while len(lo):
         examined += len(lo)
         cells, centre, half = kernels.bounds(lo, hi), (lo + hi) / 2, (hi - lo) / 2
-        inside = kernels.domain.contains(centre)
+        inside = kernels.domain.contains(centre) & loss.spans(centre)
         if inside.any():
             values = reached(centre[inside])
             if values.max() > best:

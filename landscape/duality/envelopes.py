@@ -48,10 +48,21 @@ class Planes(NamedTuple):
 
 
 class ConvexEnvelope(NamedTuple):
-    """conv f on W: `lower` ≤ conv f ≤ `upper`."""
+    """conv f on W: `lower` ≤ conv f everywhere, conv f ≤ `upper` where `spans` holds.
+
+    Attributes:
+        lower: Certified planes.
+        upper: The hull of the lattice's values.
+        sides: Sides of the lattice's own hull, as planes that are not positive inside.
+    """
 
     lower: Planes
     upper: Planes
+    sides: Planes
+
+    def spans(self, w: np.ndarray) -> np.ndarray:
+        """Whether points [C, p] lie in the hull of the lattice."""
+        return self.sides(w) <= 0
 
 
 def hull_planes(points: np.ndarray, values: np.ndarray) -> Planes:
@@ -105,7 +116,16 @@ def convex_envelope(
     chosen = upper.active(points[order][np.sort(first)[:FACETS]])
     slopes = upper.slopes[chosen]
     reached = np.array([np.min(values - points @ slope) for slope in slopes])
-    return ConvexEnvelope(Planes(slopes, tilted_minima(bounds, domain, slopes, reached, tol, max_cells)), upper)
+    sides = _sides(points)
+    return ConvexEnvelope(Planes(slopes, tilted_minima(bounds, domain, slopes, reached, tol, max_cells)), upper, sides)
+
+
+def _sides(points: np.ndarray) -> Planes:
+    """The hull of points [M, p]."""
+    if points.shape[1] == 1:
+        return Planes(np.array([[1.0], [-1.0]]), np.array([-points.max(), points.min()]))
+    equations = ConvexHull(points).equations
+    return Planes(equations[:, :-1], equations[:, -1])
 
 
 def tilted_minima(

@@ -119,14 +119,14 @@ def estimate_frontier(
 ) -> FrontierEstimate:
     """Minimise g subject to h ≤ r for every budget r from many starts, all in one compiled call.
 
-    Adam, with every iterate scaled back towards 0 until it meets its budget; so h must not increase along rays to 0.
+    Adam on g(t w), t ∈ (0, 1] the scale at which w meets its budget; so h must not increase along rays to 0.
 
     Args:
         network: The branch.
         h: Regulariser of the flat parameters, 0 at 0.
         data: x, y ±1.
         tau: τ.
-        last: The largest budget; v is unknown beyond it.
+        last: The largest budget; W is the set of all w with h(w) ≤ last.
         key: Random key.
         budgets: N, steps of the grid from 0 to `last`.
         starts: Starts for each budget.
@@ -148,11 +148,12 @@ def estimate_frontier(
         loss = margin_loss(f, found, tau)
         first, live = _live_starts(network, loss, key, starts)
         grid = jnp.linspace(0.0, last, budgets + 1)
-        descend = _descent(loss, steps, learning_rate)
-        constrained = jax.jit(
-            jax.vmap(jax.vmap(lambda w, r: descend(w, lambda v: _shrunk(size, v, r)), (0, None)), (None, 0))
-        )
-        points = np.asarray(constrained(first, grid))
+        descend = _descent(steps, learning_rate)
+
+        def constrained(w: jax.Array, r: jax.Array) -> jax.Array:
+            return _shrunk(size, descend(lambda v: loss(_shrunk(size, v, r)), w), r)
+
+        points = np.asarray(jax.jit(jax.vmap(jax.vmap(constrained, (0, None)), (None, 0)))(first, grid))
         values = np.asarray(jax.jit(jax.vmap(jax.vmap(loss)))(points))
         if not np.isfinite(values).any(1).all():
             raise ValueError("The branch's expected loss is not finite from any start; use a smaller learning rate.")
@@ -162,7 +163,7 @@ def estimate_frontier(
         for k in range(1, budgets + 1):
             if upper[k] > upper[k - 1]:
                 upper[k], chosen[k] = upper[k - 1], chosen[k - 1]
-    lagrangian = _lagrangian(loss, size, first, chosen, upper, steps, learning_rate)
+    lagrangian = _lagrangian(loss, size, first, chosen, upper, steps, learning_rate, last)
     return FrontierEstimate(np.asarray(grid), upper, chosen, lagrangian, starts, live)
 
 
@@ -206,40 +207,45 @@ def _live_starts(
     return draw[np.resize(live, starts)], len(live) / len(draw)
 
 
-def _descent(
-    loss: Callable[[jax.Array], jax.Array], steps: int, learning_rate: float
-) -> Callable[[jax.Array, Callable[[jax.Array], jax.Array]], jax.Array]:
-    """Adam on one start, keeping the best point seen; `project` makes every iterate feasible."""
+def _descent(steps: int, learning_rate: float) -> Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array]:
+    """(objective, start) -> the best point that Adam sees."""
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
-    def run(w: jax.Array, project: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        w = project(w)
-
+    def run(objective: Callable[[jax.Array], jax.Array], w: jax.Array) -> jax.Array:
         def step(state: Any, _: None) -> tuple[Any, None]:
             w, inner, best, at = state
-            value, slope = jax.value_and_grad(loss)(w)
+            value, slope = jax.value_and_grad(objective)(w)
             better = value < best
             best, at = jnp.where(better, value, best), jnp.where(better, w, at)
-            change, inner = optimizer.update(slope, inner)
-            return (project(w + change), inner, best, at), None
+            change, inner = optimizer.update(jnp.nan_to_num(slope), inner)
+            return (w + change, inner, best, at), None
 
         (last, _, best, at), _ = lax.scan(step, (w, optimizer.init(w), jnp.inf, w), length=steps)
-        return jnp.where(loss(last) < best, last, at)
+        return jnp.where(objective(last) < best, last, at)
 
     return run
 
 
 def _shrunk(size: Callable[[jax.Array], jax.Array], w: jax.Array, r: jax.Array) -> jax.Array:
-    """t w with the largest t ∈ [0, 1] found by bisection for which h ≤ r."""
+    """t w with the largest t ∈ [0, 1] found by bisection for which h ≤ r; differentiable in w.
+
+    The derivative of t is that of the root of h(t w) = r: −t ∇h / ⟨∇h, w⟩, put in by a step that is zero in value.
+    """
 
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
         middle = (low + high) / 2
-        fits = size(middle * w) <= r
+        fits = size(middle * fixed) <= r
         return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
 
-    t, _ = lax.fori_loop(0, 30, halve, (jnp.zeros(()), jnp.ones(())))
-    return jnp.where(size(w) <= r, w, t * w)
+    fixed = lax.stop_gradient(w)
+    inside = size(fixed) <= r
+    low, _ = lax.fori_loop(0, 40, halve, (jnp.zeros(()), jnp.ones(())))
+    t = jnp.where(inside, 1.0, low)
+    rate = jnp.vdot(jax.grad(size)(t * fixed), fixed)
+    reached = size(t * w)
+    step = jnp.where(inside | (rate <= 0), 0.0, (reached - lax.stop_gradient(reached)) / jnp.where(rate > 0, rate, 1.0))
+    return (t - step) * w
 
 
 def _lagrangian(
@@ -250,16 +256,20 @@ def _lagrangian(
     upper: np.ndarray,
     steps: int,
     learning_rate: float,
+    last: float,
 ) -> Callable[[float], float]:
-    """λ -> the least g + λ h over fresh descents from the starts and over the points already found."""
+    """λ -> the least g + λ h on h ≤ last over fresh descents from the starts and over the points already found."""
 
     def least(lam: jax.Array) -> jax.Array:
         def total(w: jax.Array) -> jax.Array:
             return loss(w) + lam * size(w)
 
-        run = _descent(total, steps, learning_rate)
-        ends = jax.vmap(lambda w: run(w, lambda v: v))(jnp.concatenate([starts, jnp.asarray(points)]))
-        return jnp.minimum(jnp.nanmin(jax.vmap(total)(ends)), jnp.min(jax.vmap(total)(jnp.asarray(points))))
+        def bounded(w: jax.Array) -> jax.Array:
+            return total(_shrunk(size, w, jnp.asarray(last)))
+
+        run = _descent(steps, learning_rate)
+        ends = jax.vmap(lambda w: run(bounded, w))(jnp.concatenate([starts, jnp.asarray(points)]))
+        return jnp.minimum(jnp.nanmin(jax.vmap(bounded)(ends)), jnp.min(jax.vmap(total)(jnp.asarray(points))))
 
     compiled = jax.jit(least)
 

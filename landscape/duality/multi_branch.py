@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from landscape.duality.branch_frontier import frontier
-from landscape.duality.branches import Ball, Box, chain, unit
+from landscape.duality.branches import Ball, Box, Product, Regulariser, chain, unit
 from landscape.duality.divergence import Divergence, divergence
 from landscape.duality.frontiers import EPSILON, Frontier, Interval, lower_hull
 from landscape.duality.min_plus import share
@@ -27,7 +27,9 @@ __all__ = [
     "DualityGap",
     "Frontier",
     "Interval",
+    "Product",
     "Quadrature",
+    "Regulariser",
     "Share",
     "chain",
     "circle",
@@ -169,7 +171,7 @@ def _kinds(
     frontiers: Frontier | Sequence[Frontier], num_branches: int | Sequence[int]
 ) -> tuple[list[Frontier], list[int]]:
     """Different frontiers and how many branches have each."""
-    given = list(frontiers) if isinstance(frontiers, list | tuple) else [frontiers]
+    given: list[Frontier] = list(frontiers) if isinstance(frontiers, Sequence) else [frontiers]
     wrong = [type(f).__name__ for f in given if not isinstance(f, Frontier)]
     if wrong or not given:
         raise ValueError(
