@@ -20,7 +20,7 @@ from landscape.networks import MultiBranch
 from landscape.planes import Plane
 from landscape.problem import Problem, weighted_risk
 from landscape.progress import Bar, showing
-from landscape.tiles import Tile, grid_sums
+from landscape.tiles import Tile, grid_sums, lay_out
 
 OPERATIONS_A_BLOCK = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}
 """Aim for one block of work on one device: a second or a few; how much is lost by an interruption."""
@@ -113,14 +113,39 @@ def _layout(problem: Problem, plan: costs.Plan, settings: Settings) -> _Layout:
     return _Layout(mesh, each, blocks, each * sharing * plan.tile.examples)
 
 
-@partial(jax.jit, static_argnames=("network", "losses", "tile", "mesh"))
+class Signature(NamedTuple):
+    """Structure and shapes of a tree, hashable: what a compiled program depends on."""
+
+    structure: Any
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+
+    @classmethod
+    def of(cls, tree: Any) -> "Signature":
+        """The signature of a tree of arrays."""
+        leaves, structure = jax.tree.flatten(tree)
+        return cls(structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves))
+
+    def tree(self) -> Any:
+        """The tree of shapes."""
+        return self.structure.unflatten(self.shapes)
+
+
+@partial(jax.jit, static_argnames=("network", "losses", "tile", "mesh", "like"))
 def block_sums(
-    triple: Any, data: Any, axes: Any, *, network: MultiBranch, losses: tuple[Loss, ...], tile: Tile, mesh: Mesh
+    triple: Any,
+    data: Any,
+    axes: Any,
+    *,
+    network: MultiBranch,
+    losses: tuple[Loss, ...],
+    tile: Tile,
+    mesh: Mesh,
+    like: Signature | None = None,
 ) -> jax.Array:
     """`grid_sums` on every device of a mesh ("points", "examples"): [devices that share the examples, Q, A, B]."""
 
     def one(triple: Any, data: Any, axes: Any) -> jax.Array:
-        return grid_sums(network, losses, triple, data, axes, tile)[None]
+        return grid_sums(network, losses, triple, data, axes, tile, like.tree() if like else None)[None]
 
     specs = (P(), P("examples"), (P(), P("points")))
     return jax.shard_map(
@@ -136,9 +161,21 @@ def _blocks(
     b = np.pad(grid.b, (0, -len(grid.b) % rows), mode="edge")
     axes = jnp.asarray(grid.a, dtype), jnp.asarray(b, dtype)
     triple = jax.device_put((plane.origin, plane.u, plane.v), NamedSharding(layout.mesh, P()))
+    like = None
+    if 4 * nbytes(plane) < (settings.memory or costs.default_memory(settings.devices[0])):
+        like = Signature.of(plane.origin)
+        example = jax.ShapeDtypeStruct(problem.data.x.shape[1:], dtype)
+        triple = tuple(jax.jit(lambda w: lay_out(problem.network, w, example))(w) for w in triple)
     key = _key(problem, plane, grid, losses, plan.tile, layout) if settings.directory else ""
     run = partial(
-        block_sums, triple, axes=axes, network=problem.network, losses=losses, tile=plan.tile, mesh=layout.mesh
+        block_sums,
+        triple,
+        axes=axes,
+        network=problem.network,
+        losses=losses,
+        tile=plan.tile,
+        mesh=layout.mesh,
+        like=like,
     )
     total = np.zeros((len(losses), len(grid.a), len(grid.b)))
     points, share = total[0].size, total[0].size / layout.blocks

@@ -159,12 +159,34 @@ class Restriction:
                 plans[i] = batching.product(e, axes, fold)
         return plans
 
-    def prefix(self, params: Sequence[Tree], x: jax.Array) -> tuple[Parts, ...]:
+    @cached_property
+    def weights(self) -> dict[Any, Product]:
+        """Parameters that serve only as the weight of a product with the examples: they can be laid out beforehand."""
+        jaxpr = self.closed.jaxpr
+        uses = Counter(v for e in self.equations for v in e.invars if not isinstance(v, jcore.Literal))
+        found = {}
+        for i, plan in self.products.items():
+            weight, other = self.equations[i].invars[:: -1 if plan.swap else 1]
+            if isinstance(weight, jcore.Literal):
+                continue
+            early = self.facts[self.equations[i].outvars[0]].stage != LATE
+            if early and not plan.folds and self.axes(other).example and uses[weight] == 1:
+                found[weight] = plan
+        return {v: found[v] for v in jaxpr.invars[:-1] if v in found}
+
+    def lay_out(self, params: Tree) -> Tree:
+        """Parameters [I, ...] with every weight of the first layer laid out once, for `prefix(..., laid_out=True)`."""
+        leaves, structure = jax.tree.flatten(params)
+        pairs = zip(self.closed.jaxpr.invars, leaves, strict=False)
+        return structure.unflatten([self.weights[v].lay_out(x) if v in self.weights else x for v, x in pairs])
+
+    def prefix(self, params: Sequence[Tree], x: jax.Array, laid_out: bool = False) -> tuple[Parts, ...]:
         """The first stage.
 
         Args:
             params: The triple (o, u, v) of trees [I, ...] when staged, else one tree.
             x: Examples, last axis n.
+            laid_out: Whether the trees come from `lay_out`.
 
         Returns:
             For each cut the triple, or the value alone where it does not depend on the plane; where nothing is late,
@@ -178,7 +200,8 @@ class Restriction:
         def operand(i: int, j: int) -> Parts:
             atom = self.equations[i].invars[j]
             parts = (_literal(atom),) if isinstance(atom, jcore.Literal) else env[atom]
-            return tuple(self._prepare(i, j, p, count) for p in parts)
+            ready = laid_out and not isinstance(atom, jcore.Literal) and atom in self.weights
+            return parts if ready else tuple(self._prepare(i, j, p, count) for p in parts)
 
         for i, e in enumerate(self.equations):
             if self.facts[e.outvars[0]].stage != LATE:

@@ -4,7 +4,8 @@ Loop order: examples -> branches -> rows -> points, so that the first layer is c
 branches, whatever the grid. A tile has four sizes; all of them change the speed and none the result beyond rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,12 @@ from jax import lax
 
 from landscape import lanes
 from landscape.losses import Loss
-from landscape.networks import MultiBranch
+from landscape.networks import MultiBranch, Network
 from landscape.problem import stage
 
 Tree = Any
+Staged = tuple[lanes.Restriction, Callable[..., Any]]
+"""A branch and the first of its stages, for parameters as they come."""
 
 
 class Tile(NamedTuple):
@@ -42,6 +45,7 @@ def grid_sums(
     data: tuple[jax.Array, jax.Array, jax.Array],
     axes: tuple[jax.Array, jax.Array],
     tile: Tile,
+    like: Tree = None,
 ) -> jax.Array:
     """Σ weight ℓ over the examples given, at every grid point, for every loss: [Q, A, B].
 
@@ -52,20 +56,23 @@ def grid_sums(
         data: (x [N, ...], y [N], weight [N]); N a multiple of `tile.examples`.
         axes: (a [A], b [B]).
         tile: Sizes.
+        like: Shapes of the network's parameters where the triple comes from `lay_out`, else None.
     """
     x, y, weight = data
     a, b = axes
-    restrictions = stage(network, triple[0], jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    shapes, laid_out = triple[0] if like is None else like, like is not None
+    restrictions = stage(network, shapes, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
     groups = list(zip(*([w for _, w in network.groups(t)] for t in triple), strict=True))
-    one = jax.eval_shape(network.apply, triple[0], jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    one = jax.eval_shape(network.apply, shapes, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    prefixes = [partial(r.prefix, laid_out=laid_out) for r in restrictions]
     blocks = -(-len(a) // tile.points)
     columns = jnp.pad(a, (0, blocks * tile.points - len(a)), mode="edge").reshape(blocks, tile.points)
 
     def chunk(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
         part = [lax.dynamic_slice_in_dim(t, i * tile.examples, tile.examples) for t in (x, y, weight)]
         f = jnp.zeros((len(b), blocks, tile.points, one.shape[-1], tile.examples), one.dtype)
-        for restriction, w in zip(restrictions, groups, strict=True):
-            f = _add_branches(restriction, w, jnp.moveaxis(part[0], 0, -1), f, (columns, b), tile)
+        for restriction, prefix, w in zip(restrictions, prefixes, groups, strict=True):
+            f = _add_branches((restriction, prefix), w, jnp.moveaxis(part[0], 0, -1), f, (columns, b), tile)
 
         def weighed(g: jax.Array) -> jax.Array:
             outputs = network.factor * g.T
@@ -79,7 +86,7 @@ def grid_sums(
 
 
 def _add_branches(
-    restriction: lanes.Restriction, triple: Any, x: jax.Array, f: jax.Array, axes: tuple[Any, Any], tile: Tile
+    branch: Staged, triple: Any, x: jax.Array, f: jax.Array, axes: tuple[Any, Any], tile: Tile
 ) -> jax.Array:
     """Add the outputs of all branches of one kind to f [B, blocks, P, C, n], a chunk of branches at a time."""
     count = jax.tree.leaves(triple)[0].shape[0]
@@ -89,25 +96,20 @@ def _add_branches(
 
     def add(f: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
         part = jax.tree.map(lambda t: lax.dynamic_slice_in_dim(t, i * chunk, chunk), triple)
-        return _add_chunk(restriction, part, x, f, axes, step), None
+        return _add_chunk(branch, part, x, f, axes, step), None
 
-    f = _add_chunk(restriction, triple, x, f, axes, step) if count == chunk else lax.scan(add, f, jnp.arange(whole))[0]
+    f = _add_chunk(branch, triple, x, f, axes, step) if count == chunk else lax.scan(add, f, jnp.arange(whole))[0]
     if not rest:
         return f
     part = jax.tree.map(lambda t: t[whole * chunk :], triple)
-    return _add_branches(restriction, part, x, f, axes, tile)
+    return _add_branches(branch, part, x, f, axes, tile)
 
 
-def _add_chunk(
-    restriction: lanes.Restriction, triple: Any, x: jax.Array, f: jax.Array, axes: tuple[Any, Any], step: int
-) -> jax.Array:
-    columns, b = axes
+def _add_chunk(branch: Staged, triple: Any, x: jax.Array, f: jax.Array, axes: tuple[Any, Any], step: int) -> jax.Array:
+    (restriction, prefix), (columns, b) = branch, axes
     steps = jax.tree.map(lambda t: t.reshape(-1, step, *t.shape[1:]), triple)
     single = jax.tree.leaves(steps)[0].shape[0] == 1
-    if single:
-        cuts = restriction.prefix(jax.tree.map(lambda t: t[0], steps), x)
-    else:
-        cuts = jax.vmap(restriction.prefix, (0, None))(steps, x)
+    cuts = prefix(jax.tree.map(lambda t: t[0], steps), x) if single else jax.vmap(prefix, (0, None))(steps, x)
 
     def row(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
         before, b_j = inputs
@@ -129,3 +131,10 @@ def _points(restriction: lanes.Restriction, held: Any, a: jax.Array) -> jax.Arra
     if len(a) == 1:
         return restriction.at(held, a[0])[None]
     return jax.vmap(lambda one: restriction.at(held, one))(a)
+
+
+def lay_out(network: MultiBranch, params: Tree, example: Any) -> Tree:
+    """Parameters with the weights of every branch's first layer laid out once, for `grid_sums(..., like=shapes)`."""
+    groups = network.groups(params)
+    laid = [r.lay_out(w) for r, (_, w) in zip(stage(network, params, example), groups, strict=True)]
+    return laid[0] if isinstance(network.branch, Network) else tuple(laid)
