@@ -38,13 +38,15 @@ def compute(name: str, module: ModuleType, arguments: list[str]) -> None:
     command = shlex.join(["landscape", name, *arguments])
     with runs.opened(name, config, options, command, leader) as run, runs.stopping_on_signals():
         try:
-            module.run(config, run)
+            if not runs.complete(path, "computed"):
+                module.run(config, run)
+                runs.mark(run, "computed")
             if leader:
                 module.draw(run.path)
         except BaseException as error:
             run.log("end", error=f"{type(error).__name__}: {error}")
             raise
-        run.say("done:", "  ".join([str(path), *shown(runs.finish(run))]))
+        run.say("done:", "  ".join([str(path), *shown(runs.mark(run, "finished"))]))
 
 
 def shown(files: list[str]) -> list[str]:

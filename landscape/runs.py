@@ -101,8 +101,9 @@ class Run:
 
     def take_up(self, environment: dict[str, Any]) -> None:
         """Say that an earlier beginning is continued, and what differs from then; remove half-written files."""
-        self.say("resuming:", str(self.path))
-        begun = read_config(self.path).get("environment", {})
+        record = read_config(self.path)
+        self.say("resuming:", f"{self.path}, begun {record['begun']}")
+        begun = record["environment"]
         changes = [f"{key} {new} (begun with {old})" for key, old, new in differences(begun, environment)]
         if changes:
             self.say("note:", "continued with " + ", ".join(changes))
@@ -201,13 +202,19 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
         yield run
 
 
-def finish(run: Run) -> list[str]:
-    """Mark a run as finished; returns its files, to be named to the user."""
+def mark(run: Run, stage: str) -> list[str]:
+    """Note in config.json that a stage ("computed", then "finished") is complete; returns its result files."""
     files = sorted(f.name for f in run.path.iterdir() if f.is_file() and f.suffix in RESULTS)
     if run.leader:
-        storage.write_json(run.file("config.json"), {**read_config(run.path), "finished": files})
-    run.log("done", files=files)
+        storage.write_json(run.file("config.json"), {**read_config(run.path), stage: files})
+    run.log(stage, files=files)
     return files
+
+
+def complete(path: Path, stage: str) -> bool:
+    """Whether a run directory went through a stage, and still has all the files it had then."""
+    files = read_config(path).get(stage, [])
+    return bool(files) and all((path / file).exists() for file in files)
 
 
 def finished(name: str, config: Any, options: Options) -> bool:
@@ -220,8 +227,7 @@ def finished(name: str, config: Any, options: Options) -> bool:
     if not (path / "config.json").exists():
         return False
     refuse_changes(path, record_of(name, config, options))
-    files = read_config(path).get("finished", [])
-    return bool(files) and all((path / file).exists() for file in files)
+    return complete(path, "finished")
 
 
 def refuse_strangers(path: Path) -> None:

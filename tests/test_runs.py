@@ -120,8 +120,29 @@ def test_a_finished_run_is_left_alone(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_finished_run_that_lost_a_file_is_completed() -> None:
     assert here("--smoke") == 0
-    Path("runs/toy/figure.png").unlink()
+    before = results(Path("runs/toy"))
+    for name in ("figure.png", "unit-1.npz", "measures.json"):
+        Path("runs/toy", name).unlink()
+        assert here("--smoke") == 0
+        assert results(Path("runs/toy")) == before
+
+
+def test_what_is_computed_is_not_computed_again_when_drawing_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    calls = []
+
+    def count(config: toy.Config, run: runs.Run, real: Any = toy.run) -> None:
+        calls.append(config)
+        real(config, run)
+
+    monkeypatch.setattr(toy, "run", count)
+    with monkeypatch.context() as broken:
+        broken.setattr(toy, "draw", fail)
+        assert here("--smoke") == 1
     assert here("--smoke") == 0
+    assert len(calls) == 1
     assert Path("runs/toy/figure.png").exists()
 
 
@@ -183,7 +204,7 @@ def test_asked_to_stop_it_finishes_the_unit_and_continues_later(number: signal.S
     process = start(*arguments)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert output.startswith("resuming: runs/toy\n")
+    assert output.startswith("resuming: runs/toy, begun 20")
     assert all(file.stat().st_mtime_ns == moment for file, moment in done.items())
     assert here(*arguments, "--out", "whole") == 0
     assert results(Path("runs/toy")) == results(Path("whole"))
