@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 BRANCHES = (1, 2, 3, 4, 5, 7, 10, 14, 20, 30, 50, 70, 100, 140, 200, 300, 500, 700, 1000)
 
 CASES = {
-    "relu_l1": "ReLU unit a[w]₊, |a| + |w|",
-    "chain3_decay": "ReLU chain of 3 layers, weight decay",
-    "mnist_l2": "ReLU unit, two MNIST digits, |a| + ‖u‖",
-    "relu_decay": "ReLU unit a[w]₊, weight decay: no gap",
+    "relu_l1": "One ReLU unit a[w]₊, norm |a| + |w|",
+    "chain3_decay": "Chain of three ReLU layers, weight decay",
+    "mnist_l2": "One ReLU unit on two MNIST digits, norm |a| + ‖u‖",
+    "relu_decay": "One ReLU unit a[w]₊, weight decay: no gap",
 }
 """The certified cases and their titles."""
 
@@ -114,7 +114,9 @@ def draw(path: Path) -> None:
     with xarray.open_dataset(path / "theorem1.nc", engine="h5netcdf") as content:
         stored = content.load()
     measures = json.loads((path / "measures.json").read_text())
-    fig = duality_gap.overview(stored, CASES, measures)
+    digits = " and ".join(map(str, measures["protocol"]["digits"]))
+    titles = {**CASES, "mnist_l2": CASES["mnist_l2"].replace("two MNIST digits", f"MNIST digits {digits}")}
+    fig = duality_gap.overview(stored, titles, measures)
     for suffix in ("png", "pdf"):
         style.save(fig, path / f"figure.{suffix}")
 

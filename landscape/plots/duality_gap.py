@@ -75,7 +75,7 @@ def gap_panel(ax: Axes, case: Any, title: str) -> None:
         bound = np.maximum(high[~known], 1e-16)
         ax.plot(branches[~known], bound, "v", color=BLUE, ms=3.5, label="gap ∈ [0, here]")
     ax.set(xscale="log", yscale="log", xlabel="branches I")
-    ax.set_title("\n".join(textwrap.wrap(title, 40)))
+    ax.set_title("\n".join(textwrap.wrap(title, 32)))
     ax.legend(loc="lower left", handlelength=1.6)
     if not known.any():
         ax.set_ylim(bottom=max(1e-9, float(np.min(high[~known])) / 300))
@@ -113,21 +113,21 @@ def other_panel(ax: Axes, stored: Any) -> None:
         low, high = stored["hinge_gap"].values.T
         branches = stored["hinge_branches"].values
         shown = np.maximum((low + high) / 2, 1e-16)
-        ax.plot(branches, shown, "s-", color=GREEN, ms=3.5, lw=0.6, label="true hinge: $P_I - D_{conv}$")
+        ax.plot(branches, shown, "s-", color=GREEN, ms=3.5, lw=0.6, label="true hinge, $P_I - D_{conv}$")
     if "estimate_gap" in stored:
         values = stored["estimate_gap"].values
         seen = values > 0
-        label = "22 parameters a branch: estimate"
+        label = "22 parameters: estimate"
         ax.plot(stored["branches"].values[seen], values[seen], "x", color=PINK, ms=4, label=label)
     ax.set(xscale="log", yscale="log", xlabel="branches I")
     ax.set_title("Beside Theorem 1: another\nquantity, and an estimate")
     if ax.lines:
         ax.set_ylim(top=30 * ax.get_ylim()[1])
-        ax.legend(loc="upper right")
+        ax.legend(loc="upper right", fontsize=6.5, handlelength=1.2)
 
 
 def _absent(ax: Axes, title: str, reason: str) -> None:
-    ax.set_title("\n".join(textwrap.wrap(title, 40)))
+    ax.set_title("\n".join(textwrap.wrap(title, 32)))
     first = reason.splitlines()[0] if reason else "not measured"
     text = "\n".join(textwrap.wrap(f"Data not found: {first} Give --data-root.", 30))
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=6)
