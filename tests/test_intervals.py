@@ -39,7 +39,7 @@ def test_bounds_hold_and_shrink(name: str) -> None:
         corner = jnp.asarray(rng.uniform(-1, 1, (50, 2)))
         excess = []
         enclosed = jax.jit(jax.vmap(lambda lo, hi: enclose(f, lo, hi)))
-        for size in (0.2, 0.02):
+        for size in (0.2, 0.01):
             found = enclosed(corner, corner + size)
             points = corner[:, None, :] + size * jnp.asarray(rng.uniform(size=(50, 40, 2)))
             values, slopes = jax.vmap(jax.vmap(jax.value_and_grad(f)))(points)
@@ -52,7 +52,7 @@ def test_bounds_hold_and_shrink(name: str) -> None:
             assert (centre <= found.centre_hi).all(), seed
             linear = jnp.sum(jnp.abs(jax.vmap(jax.grad(f))(corner + size / 2)), 1) * size
             excess.append(float(jnp.median(found.hi - found.lo - linear)))
-        assert excess[1] < excess[0] / 20 + 1e-12, (seed, excess)
+        assert excess[1] < excess[0] / 30 + 1e-12, (seed, excess)
 
 
 def test_maximum_is_exact_away_from_its_kink() -> None:

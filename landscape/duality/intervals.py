@@ -65,14 +65,14 @@ def enclose(f: Callable[[jax.Array], jax.Array], lo: jax.Array, hi: jax.Array) -
     that f is continuous, as Theorem 1 does.
     """
     centre, half = (lo + hi) / 2, (hi - lo) / 2 * (1 + 4 * jnp.finfo(lo.dtype).eps)
-    natural = bounds(f, Bounds(lo, hi))
-    middle = bounds(f, Bounds(centre, centre + 0.0))
-    slope = bounds(jax.jacfwd(f), Bounds(lo, hi))
-    steep = jnp.sum(half * jnp.maximum(jnp.abs(slope.lo), jnp.abs(slope.hi)))
-    low = jnp.fmax(natural.lo, middle.lo - steep)
-    high = jnp.fmin(natural.hi, middle.hi + steep)
-    steepest = Bounds(_known(slope.lo, -jnp.inf), _known(slope.hi, jnp.inf))
-    return Enclosure(_known(low, -jnp.inf), _known(high, jnp.inf), middle.lo, middle.hi, *steepest)
+    both = jax.jacfwd(lambda w: (f(w), f(w)), has_aux=True)
+    ends = jnp.stack([lo, centre]), jnp.stack([hi, centre])
+    slope, value = jax.vmap(lambda a, b: bounds(both, Bounds(a, b)))(*ends)
+    slope_lo, slope_hi = _known(slope.lo[0], -jnp.inf), _known(slope.hi[0], jnp.inf)
+    steep = jnp.sum(half * jnp.maximum(jnp.abs(slope_lo), jnp.abs(slope_hi)))
+    low = jnp.fmax(value.lo[0], value.lo[1] - steep)
+    high = jnp.fmin(value.hi[0], value.hi[1] + steep)
+    return Enclosure(_known(low, -jnp.inf), _known(high, jnp.inf), value.lo[1], value.hi[1], slope_lo, slope_hi)
 
 
 def _known(end: jax.Array, fill: float) -> jax.Array:
