@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import trees
+from landscape import directions, spectrum, trees
+from landscape.networks import MultiBranch, Network
+from landscape.problem import Problem
 
 Params = Any
 
@@ -92,6 +94,118 @@ def oblique_through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
     anchors = (np.array([[0, 0], [1, 0], [0, 1]]) - 1 / 3) * lengths
     u, v = trees.scale(1 / lengths[0], first), trees.scale(1 / lengths[1], second)
     return Plane(mean, u, v, anchors, "oblique")
+
+
+def random_filter_normalized(
+    key: jax.Array,
+    w: Params,
+    per: directions.Per = "filter",
+    *,
+    network: MultiBranch | Network | None = None,
+) -> Plane:
+    """The plane through w along two Gaussian directions with the norms of the weights, filter by filter [Li18].
+
+    Every branch of a multi-branch network is scaled by itself.
+
+    Args:
+        key: Random key.
+        w: Parameters, [I, ...] for a multi-branch network.
+        per: "filter" (weights into one output unit; the last axis counts them), "layer" (an array) or "none".
+        network: Says whether w has a branch axis. Without it w counts as stacked where all its arrays share their
+            first axis and at least one has three axes.
+
+    Raises:
+        ValueError: Another word for `per`, or parameters that are not finite or do not fit the network.
+
+    >>> w = {"kernel": jnp.arange(24.0).reshape(2, 3, 4)}
+    >>> plane = random_filter_normalized(jax.random.key(0), w)
+    >>> bool(jnp.allclose(jnp.linalg.norm(plane.u["kernel"], axis=1), jnp.linalg.norm(w["kernel"], axis=1)))
+    True
+    """
+    check_solutions(w)
+    u, v = (directions.random_normalized(k, w, per, network) for k in jax.random.split(key))
+    return Plane(w, u, v, np.zeros((1, 2)), f"random_{per}" if per != "none" else "random")
+
+
+def trajectory_pca(ws: Sequence[Params]) -> Plane:
+    """The plane of the first two principal directions of a trajectory, through its last point [Li18].
+
+    Args:
+        ws: Parameters along the way, T ≥ 3 trees; the projections of all are the anchors.
+
+    Raises:
+        ValueError: Fewer than three, different or infinite parameters, or points on one line.
+    """
+    ws = list(ws)
+    if ws:
+        check_solutions(*ws)
+    u, v, _ = directions.principal(ws)
+    plane = Plane(ws[-1], u, v, np.zeros((0, 2)), "trajectory_pca")
+    return plane._replace(anchors=project(plane, ws)[:, :2])
+
+
+def top_hessian(problem: Problem | spectrum.Risk, w: Params, key: jax.Array) -> Plane:
+    """The plane through w along the eigenvectors of the two largest eigenvalues of the Hessian ∇²R(w).
+
+    Args:
+        problem: A `Problem`, or a pure function risk(params).
+        w: Parameters.
+        key: Random key of Lanczos' start vector.
+
+    Raises:
+        ValueError: Fewer than two parameters, or a Hessian that is not finite.
+    """
+    check_solutions(w)
+    u, v = spectrum.eigenpairs(problem, w, key, largest=2).vectors
+    return Plane(w, u, v, np.zeros((1, 2)), "top_hessian")
+
+
+def gradient_curvature(problem: Problem | spectrum.Risk, w: Params, key: jax.Array) -> Plane:
+    """The plane through w along the gradient and, orthogonal to it, the direction of most negative curvature.
+
+    Args:
+        problem: A `Problem`, or a pure function risk(params).
+        w: Parameters.
+        key: Random key of Lanczos' start vector.
+
+    Raises:
+        ValueError: The gradient is zero, the Hessian not finite, or both directions are the same.
+    """
+    check_solutions(w)
+    of, data = spectrum.objective(problem)
+    u = directions.unit(jax.jit(jax.grad(of, 1))(data, w), "The gradient")
+    (bent,) = spectrum.eigenpairs(problem, w, key, largest=0, smallest=1).vectors
+    v = directions.unit(trees.axpy(-trees.vdot(bent, u), u, bent), "The part of negative curvature off the gradient")
+    return Plane(w, u, v, np.zeros((1, 2)), "gradient_curvature")
+
+
+def project(plane: Plane, ws: Sequence[Params]) -> np.ndarray:
+    """Coordinates of points on a plane and their distance out of it, rows (a, b, distance), [T, 3] float64.
+
+    Args:
+        plane: Any plane; oblique axes are allowed.
+        ws: T trees of parameters.
+    """
+    if not ws:
+        return np.zeros((0, 3))
+    rows = [_flat64(tree) for tree in (plane.u, plane.v)]
+    axes = np.stack(rows)
+    gram, origin, found = axes @ axes.T, _flat64(plane.origin), []
+    for w in ws:
+        away = _flat64(w) - origin
+        ab = np.linalg.solve(gram, axes @ away)
+        found.append([*ab, np.linalg.norm(away - ab @ axes)])
+    return np.array(found)
+
+
+def gram_of(plane: Plane) -> np.ndarray:
+    """Inner products of the axes, [2, 2]: distances on the plane in the metric of the parameters."""
+    axes = np.stack([_flat64(plane.u), _flat64(plane.v)])
+    return axes @ axes.T
+
+
+def _flat64(tree: Params) -> np.ndarray:
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
 
 
 def check_solutions(*solutions: Params) -> None:
