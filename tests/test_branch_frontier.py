@@ -74,12 +74,12 @@ def test_weight_decay_on_two_layers_has_gap_zero_to_second_order() -> None:
         assert fine < coarse / 10
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(3))
 def test_no_sample_is_below(case: int) -> None:
     """For random activations, data, norms and sets, no point of W beats the bound; the minimisers are feasible."""
     seed = int(np.random.default_rng().integers(2**31))
     rng = np.random.default_rng(seed)
-    activation = rng.choice(list(ACTIVATIONS)[case::4])
+    activation = rng.choice(list(ACTIVATIONS)[case::3])
     x, y = rng.normal(size=(6, 1)), rng.choice([-1.0, 1.0], 6)
     shift = bool(rng.random() < 0.3)
     size = 3 if shift else 2
@@ -140,9 +140,9 @@ def test_a_lipschitz_constant_replaces_a_missing_rule() -> None:
 
 def test_when_the_search_is_cut_short_the_bounds_still_hold() -> None:
     found = frontier(unit("tanh"), "l1", SQUARE, ONE, 2.0, budgets=50, max_cells=100, delta=False)
-    fine = frontier(unit("tanh"), "l1", SQUARE, ONE, 2.0, budgets=50, delta=False)
     assert np.max(found.values - found.lower) > 1e-3
-    assert (found.lower <= fine.upper_at_budgets + 1e-12).all()
+    truth = 1 - found.budgets / 4 * np.tanh(found.budgets / 2)
+    assert (found.lower <= truth + 1e-12).all()
 
 
 def test_a_jump_is_noticed() -> None:

@@ -16,11 +16,14 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(8, 1)), rng.choice([-1.0, 1.0], 8)
 
 
-def test_bounds_lie_above_certified_values(data) -> None:
+@pytest.fixture(scope="module")
+def found(data) -> FrontierEstimate:
+    key = jax.random.key(0)
+    return estimate_frontier(networks.relu_branch(1), "l1", data, 5.0, 2.0, key, budgets=8, starts=8, steps=200)
+
+
+def test_bounds_lie_above_certified_values(data, found) -> None:
     """A small branch done both ways: the search's values bound the certified ones from above, and come near."""
-    found = estimate_frontier(
-        networks.relu_branch(1), "l1", data, 5.0, 2.0, jax.random.key(0), budgets=8, starts=8, steps=200
-    )
     exact = frontier(unit("relu"), "l1", ([-2, -2], [2, 2]), data, 5.0, budgets=60, delta=False)
     lower = np.interp(found.budgets, exact.budgets, exact.lower)
     assert (found.upper >= lower - 1e-12).all()
@@ -33,10 +36,7 @@ def test_bounds_lie_above_certified_values(data) -> None:
         assert estimate.gap.value == pytest.approx(estimate.primal.value - estimate.dual.value)
 
 
-def test_labels(data) -> None:
-    found = estimate_frontier(
-        networks.mlp_branch((1, 3, 1)), "squared_l2", data, 5.0, 4.0, jax.random.key(1), budgets=4, starts=4, steps=50
-    )
+def test_labels(found) -> None:
     gap = estimate_gap(found, 5, 2.0)
     assert isinstance(gap.gap, Estimate)
     assert isinstance(gap.dual, Estimate)
@@ -45,6 +45,8 @@ def test_labels(data) -> None:
     assert "estimate" in repr(gap.gap)
     with pytest.raises(ValueError, match="certified frontiers"):
         duality_gap(found, 5, 2.0)
+    with pytest.raises(ValueError, match="beyond"):
+        estimate_gap(found, 2, 3.0)
 
 
 def test_starts_are_live_and_searched_in_one_call(data) -> None:
@@ -78,6 +80,3 @@ def test_wrong_use_says_what_to_do(data) -> None:
         estimate_frontier(networks.relu_branch(1), "l1", data, 5.0, 0.0, jax.random.key(0))
     with pytest.raises(ValueError, match="0 at 0"):
         estimate_frontier(networks.relu_branch(1), lambda w: 1 + w @ w, data, 5.0, 2.0, jax.random.key(0))
-    found = estimate_frontier(networks.relu_branch(1), "l1", data, 5.0, 1.0, jax.random.key(0), budgets=2, steps=5)
-    with pytest.raises(ValueError, match="beyond"):
-        estimate_gap(found, 2, 3.0)

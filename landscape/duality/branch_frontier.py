@@ -67,18 +67,34 @@ def frontier(
         start = least_regularised(kernels)
         grid = _budget_grid(kernels, start, budgets)
         best = feasible_points(kernels, grid, start)
-        slopes = np.maximum(-np.diff(best.values) / np.diff(grid), 0.0)
-        ends = best.values[:-1] + slopes * grid[:-1], best.values[1:] + slopes * grid[1:]
-        search = Search(kernels, grid, slopes, start, best, np.minimum(*ends))
         at_best = kernels.bounds(best.points, best.points + 0.0).g
-        inherent = float(np.max(at_best.centre_hi - at_best.centre_lo))
-        lowest = search.run(tol + 2 * inherent, max_cells)
-        found = _certified(search, lowest, name)
+        wanted = tol + 2 * float(np.max(at_best.centre_hi - at_best.centre_lo))
+        slopes = np.maximum(-np.diff(best.values) / np.diff(grid), 0.0)
+        search = _search(kernels, grid, slopes, start, best)
+        lines = [search.run(wanted, max_cells)]
+        if np.any(search.targets < best.values[:-1] + slopes * grid[:-1] - tol / 2):
+            after = _search(kernels, grid, np.append(slopes[1:], 0.0), start, search.best)
+            lines.append(after.run(wanted, max_cells))
+            search.best = after.best
+        found = _certified(search, lines, name)
         return replace(found, delta=divergence_of(kernels, found, 50 * tol).paper) if delta else found
 
 
-def _certified(search: Search, lowest: np.ndarray, name: str) -> Frontier:
-    """The band from C_k and the feasible points."""
+def _search(kernels: Kernels, grid: np.ndarray, slopes: np.ndarray, start: np.ndarray, best: Best) -> Search:
+    """A search with the given slopes, its targets from the points known."""
+    ends = best.values[:-1] + slopes * grid[:-1], best.values[1:] + slopes * grid[1:]
+    return Search(kernels, grid, slopes, start, best, np.minimum(*ends))
+
+
+def _certified(search: Search, lines: list[np.ndarray], name: str) -> Frontier:
+    """The band from C_k and the feasible points.
+
+    Args:
+        search: The search with the secants' slopes, and the best points.
+        lines: C_k for those slopes; where v bends upwards within a shell also C_k for the next shell's slope, which is
+            the tighter one for v(r_(k+1)) itself.
+        name: Of the frontier.
+    """
     grid, slopes = search.grid, search.slopes
     points = search.best.points.copy()
     at_points = search.kernels.bounds(points, points + 0.0)
@@ -86,12 +102,11 @@ def _certified(search: Search, lowest: np.ndarray, name: str) -> Frontier:
     for k in range(1, len(grid)):
         if values[k] > values[k - 1]:
             values[k], points[k] = values[k - 1], points[k - 1]
-    left, right = lowest - slopes * grid[:-1], lowest - slopes * grid[1:]
-    lower, known = np.empty_like(grid), left[0]
-    lower[0] = known
-    for k in range(len(slopes)):
-        lower[k] = min(lower[k], known, left[k])
-        known = lower[k + 1] = min(known, right[k])
+    left, right = lines[0] - slopes * grid[:-1], lines[0] - slopes * grid[1:]
+    at_end = right if len(lines) == 1 else np.maximum(right, lines[1] - np.append(slopes[1:], 0.0) * grid[1:])
+    at = np.minimum.accumulate(np.append(left[0], at_end))
+    lower = np.minimum(at, np.append(np.inf, np.minimum(at[:-1], right)))
+    lower[:-1] = np.minimum(lower[:-1], left)
     rises = _between(search, points, values)
     above = np.maximum(np.append(rises, 0.0), np.append(0.0, rises))
     below = np.maximum(values - lower, 0.0)
