@@ -34,7 +34,7 @@ class Plane(NamedTuple):
     anchors: np.ndarray
     kind: str = "orthonormal"
 
-    def at(self, ab: Sequence[float]) -> Params:
+    def at(self, ab: Sequence[Any]) -> Params:
         """The parameters w(a, b)."""
         return jax.tree.map(lambda o, u, v: o + ab[0] * u + ab[1] * v, self.origin, self.u, self.v)
 
