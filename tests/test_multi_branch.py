@@ -211,6 +211,7 @@ def test_conventions_at_the_edges() -> None:
     slack = duality_gap(quadratic(), 4, 50.0)
     assert slack.gap.hi < 1e-6
     assert slack.multiplier == 0.0
+    assert duality_gap(quadratic(), 4, math.inf).primal == slack.primal
     no_gap = duality_gap(Frontier(UNIT, 1 - UNIT / 2), 4, 0.3, delta=0.0)
     assert np.isnan(no_gap.ratio).all()
     assert math.isnan(float(no_gap.ratio))

@@ -115,7 +115,10 @@ def draw(path: Path) -> None:
         stored = content.load()
     measures = json.loads((path / "measures.json").read_text())
     digits = " and ".join(map(str, measures["protocol"]["digits"]))
-    titles = {**CASES, "mnist_l2": CASES["mnist_l2"].replace("two MNIST digits", f"MNIST digits {digits}")}
+    titles = {
+        **CASES,
+        "mnist_l2": CASES["mnist_l2"].replace("One ReLU unit on two MNIST digits", f"ReLU unit on MNIST {digits}"),
+    }
     fig = duality_gap.overview(stored, titles, measures)
     for suffix in ("png", "pdf"):
         style.save(fig, path / f"figure.{suffix}")

@@ -1,6 +1,5 @@
 """Theorem 1 in pictures: the gap against I with its bounds, frontiers with their envelopes, averaged epigraphs."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,12 +33,14 @@ def overview(stored: Any, titles: Mapping[str, str], measures: Mapping[str, Any]
                 gap_panel(axes[0, column], stored.sel(case=name), titles[name])
                 frontier_panel(axes[1, column], stored.sel(case=name))
             else:
-                for ax in axes[:2, column]:
-                    _absent(ax, titles[name], measures["missing"].get(name, ""))
+                _absent(axes[0, column], titles[name])
+                axes[1, column].set_axis_off()
         epigraph_panel(axes[2, 0], stored)
-        if "relu_decay" in present:
-            gap_panel(axes[2, 1], stored.sel(case="relu_decay"), titles["relu_decay"])
-        other_panel(axes[2, 2], stored)
+        gap_panel(axes[2, 1], stored.sel(case="relu_decay"), titles["relu_decay"])
+        if "hinge_gap" in stored or "estimate_gap" in stored:
+            other_panel(axes[2, 2], stored)
+        else:
+            axes[2, 2].set_axis_off()
         axes[0, 0].set_ylabel("duality gap (loss)")
         axes[1, 0].set_ylabel("least loss v(r)")
         axes[2, 0].set_ylabel("loss")
@@ -75,7 +76,7 @@ def gap_panel(ax: Axes, case: Any, title: str) -> None:
         bound = np.maximum(high[~known], 1e-16)
         ax.plot(branches[~known], bound, "v", color=BLUE, ms=3.5, label="gap ∈ [0, here]")
     ax.set(xscale="log", yscale="log", xlabel="branches I")
-    ax.set_title("\n".join(textwrap.wrap(title, 32)))
+    ax.set_title(_two_lines(title))
     ax.legend(loc="lower left", handlelength=1.6)
     if not known.any():
         ax.set_ylim(bottom=max(1e-9, float(np.min(high[~known])) / 300))
@@ -121,15 +122,18 @@ def other_panel(ax: Axes, stored: Any) -> None:
         ax.plot(stored["branches"].values[seen], values[seen], "x", color=PINK, ms=4, label=label)
     ax.set(xscale="log", yscale="log", xlabel="branches I")
     ax.set_title("Beside Theorem 1: another\nquantity, and an estimate")
-    if ax.lines:
-        ax.set_ylim(top=30 * ax.get_ylim()[1])
-        ax.legend(loc="upper right", fontsize=6.5, handlelength=1.2)
+    ax.set_ylim(top=30 * ax.get_ylim()[1])
+    ax.legend(loc="upper right", fontsize=6.5, handlelength=1.2)
 
 
-def _absent(ax: Axes, title: str, reason: str) -> None:
-    ax.set_title("\n".join(textwrap.wrap(title, 32)))
-    first = reason.splitlines()[0] if reason else "not measured"
-    text = "\n".join(textwrap.wrap(f"Data not found: {first} Give --data-root.", 30))
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=6)
+def _absent(ax: Axes, title: str) -> None:
+    ax.set_title(_two_lines(title))
+    text = "data not found:\ngive --data-root,\nor set LANDSCAPE_DATA"
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#555555")
     ax.set_xticks([])
     ax.set_yticks([])
+
+
+def _two_lines(title: str) -> str:
+    """The title cut at its first comma."""
+    return title.replace(", ", "\n", 1)
