@@ -81,7 +81,7 @@ def dispatch(arguments: Sequence[str]) -> None:
 
 def table() -> dict[str, Any]:
     """Name of a command -> its module or function, whose docstring describes it."""
-    there = [name for name in commands.PAPER if importlib.util.find_spec(f"landscape.paper.{name}")]
+    there = [name for name in commands.PAPER if importlib.util.find_spec(commands.home(name))]
     others = (commands.plot, commands.compare, commands.export, commands.sweep, commands.collect, commands.data)
     return {**{name: commands.recipe(name) for name in there}, **{other.__name__: other for other in others}}
 

@@ -13,13 +13,18 @@ from landscape import records, runs, sweeps
 from landscape.options import Options
 from landscape.parsing import configuration, parse
 
-PAPER = ("figure1", "figure3", "figure4", "table1", "theorem1", "theorem2")
-"""Commands that compute: one module each in landscape/paper."""
+PAPER = ("figure1", "figure3", "figure4", "table1", "theorem1", "theorem2", "explore")
+"""Commands that compute: one module each in landscape/paper, but `explore`, which is nobody's paper."""
 
 
 def recipe(name: str) -> ModuleType:
     """The module of a command that computes."""
-    return importlib.import_module(f"landscape.paper.{name}")
+    return importlib.import_module(home(name))
+
+
+def home(name: str) -> str:
+    """The name of that module."""
+    return f"landscape.{name}" if name == "explore" else f"landscape.paper.{name}"
 
 
 def compute(name: str, module: ModuleType, arguments: list[str]) -> None:

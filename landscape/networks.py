@@ -1,9 +1,9 @@
 """Networks as pairs of pure functions, and the multi-branch network of §2, f(w; x) = 1/I Σ_i f_i(w_(i); x)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -54,47 +54,86 @@ def one_example(network: Network, params: Params, example: jax.Array) -> Callabl
     return lambda w, x: network.apply(w, x).reshape(-1)
 
 
-def from_flax(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+def from_flax(make: Callable[[nnx.Rngs], nnx.Module], *, state: Literal["frozen"] | None = None) -> Network:
     """A network from a flax nnx module, given as a function of its random streams.
 
     Args:
         make: For example `lambda rngs: nnx.Linear(784, 10, rngs=rngs)`.
+        state: "frozen" admits state besides the parameters and keeps it everywhere as `make` returns it, in evaluation
+            mode: restore BatchNorm's statistics inside `make`. For statistics computed anew at every point of a
+            surface see `modules.recomputed_risk`.
 
     Raises:
-        ValueError: The module has state besides its parameters (BatchNorm statistics, dropout's random stream).
+        ValueError: The module has state besides its parameters (BatchNorm statistics, dropout's random stream) and
+            `state` does not say what becomes of it.
     """
-    graph, shapes, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
-    _refuse_state({type(variable).__name__ for _, variable in nnx.to_flat_state(rest)})
+    _check_state(state)
+    if state == "frozen":
+        graph, shapes, rest = nnx.split(evaluating(make(nnx.Rngs(0))), nnx.Param, ...)
+    else:
+        graph, shapes, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
+        _refuse_state({type(variable).__name__ for _, variable in nnx.to_flat_state(rest)})
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        state = jax.tree.map(lambda shape: shape, shapes)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(x)
+        values = jax.tree.map(lambda shape: shape, shapes)
+        nnx.replace_by_pure_dict(values, params)
+        return nnx.merge(graph, values, rest)(x)
 
     return Network(lambda key: nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param)), apply)
 
 
-def from_linen(module: nn.Module, example_input: jax.Array) -> Network:
+def evaluating(module: nnx.Module) -> nnx.Module:
+    """The module itself, switched to evaluation: no dropout, BatchNorm with its running statistics."""
+    module.eval()
+    return module
+
+
+def from_linen(
+    module: nn.Module,
+    example_input: jax.Array,
+    *,
+    state: Literal["frozen"] | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Network:
     """A network from a flax linen module and an example of its input (one example or a batch).
 
+    Args:
+        module: Built for evaluation (`use_running_average=True`, `deterministic=True`).
+        example_input: One example or a batch.
+        state: "frozen" admits collections besides "params" and keeps them as `values`.
+        values: Those collections, for example {"batch_stats": …}; as initialised when None.
+
     Raises:
-        ValueError: The module has collections besides "params" (BatchNorm statistics).
+        ValueError: The module has collections besides "params" (BatchNorm statistics) and `state` does not say what
+            becomes of them.
     """
+    _check_state(state)
     collections = jax.eval_shape(module.init, jax.random.key(0), example_input)
-    _refuse_state(set(collections) - {"params"})
+    if state is None:
+        _refuse_state(set(collections) - {"params"})
+    elif values is None:
+        values = {k: v for k, v in module.init(jax.random.key(0), example_input).items() if k != "params"}
 
     def apply(params: Params, x: jax.Array) -> Any:
-        return module.apply({"params": params}, x)
+        return module.apply({"params": params, **(values or {})}, x)
 
     return Network(lambda key: module.init(key, example_input)["params"], apply)
+
+
+def _check_state(state: str | None) -> None:
+    if state not in (None, "frozen"):
+        raise ValueError(
+            f'state must be None or "frozen"; got {state!r}.\n'
+            "  For statistics computed anew at every point, evaluate landscape.modules.recomputed_risk."
+        )
 
 
 def _refuse_state(kinds: set[str]) -> None:
     if kinds:
         raise ValueError(
             f"A branch may hold parameters only; this one also has {', '.join(sorted(kinds))}.\n"
-            "  Replace BatchNorm by LayerNorm or GroupNorm (or fold its statistics into the weights), "
-            "and build dropout with deterministic=True and no random stream."
+            '  Say state="frozen" to keep it fixed, evaluate modules.recomputed_risk, or take LayerNorm or GroupNorm; '
+            "build dropout with deterministic=True and no random stream."
         )
 
 

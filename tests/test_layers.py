@@ -29,7 +29,11 @@ ORDER = (
     ),
     *(
         "training",
+        "blocks",
+        "hitting",
         "alignment",
+        "directions",
+        "spectrum",
         "planes",
         "grids",
         "tiles",
@@ -41,16 +45,19 @@ ORDER = (
         "envelope",
         "convexity",
         "trends",
+        "curvature",
+        "checkpoints",
+        "modules",
     ),
     *("duality", "plots", "report", "comparison"),
-    *("options", "records", "runs", "parsing", "paper", "sweeps", "collection", "commands", "__main__"),
+    *("options", "records", "runs", "parsing", "study", "given", "exploration", "explored", "explore", "paper", "sweeps", "collection", "commands", "__main__"),
 )
 """A module imports only modules to its left; a package counts as one, and its modules must not run in circles."""
 
-HOMES = {"flax": {"networks"}, "matplotlib": {"plots"}, "tyro": {"parsing"}, "cvxpy": set(), "torch": set()}
+HOMES = {"flax": {"networks", "modules"}, "matplotlib": {"plots"}, "tyro": {"parsing"}, "cvxpy": set(), "torch": set()}
 """Libraries that may be imported only by the named modules."""
 
-LIGHT = ("__init__", "__main__", "commands", "options", "parsing", "progress", "records", "runs", "paper")
+LIGHT = ("__init__", "__main__", "commands", "options", "parsing", "progress", "records", "runs", "paper", "explore")
 HEAVY = {"jax", "scipy", "optax", "flax", "xarray", "matplotlib", "plotly", "h5py", "pooch", "tyro", "tqdm"}
 
 

@@ -14,6 +14,8 @@ _HOMES = {
     "trend": "measures",
     "edges": "profiles",
     "trajectory": "profiles",
+    "curvatures": "curvature",
+    "density": "curvature",
 }
 
 __all__ = [*_HOMES]
