@@ -33,7 +33,8 @@ def test_without_data_the_other_cases_are_shown(start, tmp_path, monkeypatch) ->
 
     monkeypatch.setattr(datasets, "mnist", absent)
     out = tmp_path / "run"
-    code, text = start("--smoke", "--budgets", "50", "--branches", "1", "10", "--no-hinge", "--out", str(out))
+    arguments = ("--smoke", "--budgets", "50", "--branches", "1", "10", "--no-hinge", "--out", str(out))
+    code, text = start(*arguments)
     assert code == 0
     assert "skipped" in text
     assert "LANDSCAPE_DATA" in text
@@ -53,7 +54,7 @@ def test_without_data_the_other_cases_are_shown(start, tmp_path, monkeypatch) ->
         np.testing.assert_allclose(stored.gap.sel(case="relu_l1", branches=10), [low, high])
     assert (out / "figure.png").stat().st_size > 10_000
     assert not list(out.glob("case-*.npz"))
-    assert "done already" in start("--smoke", "--budgets", "50", "--branches", "1", "10", "--no-hinge", "--out", str(out))[1]
+    assert "done already" in start(*arguments)[1]
 
 
 @pytest.mark.parametrize("bad", [["--branches", "0"], ["--share", "1.5"], ["--digits", "3", "3"], ["--budgets", "1"]])
