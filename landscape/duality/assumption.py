@@ -89,7 +89,7 @@ def margins(branch: Branch | Network, domain: Domain | tuple[Any, Any], data: An
                 highest = np.maximum(highest, high[still].max(0))
                 break
             lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], slopes), checked)
-        return Margins(best, np.maximum(highest, best + tol))
+        return Margins(best - 1e-12 * (1 + np.abs(best)), np.maximum(highest, best + tol))
 
 
 def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
