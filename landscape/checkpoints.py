@@ -1,5 +1,6 @@
 """Parameters from the files that people keep: npz, safetensors, orbax folders; matched to a network by name."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def _read_orbax(path: Path) -> dict[tuple[str, ...], np.ndarray]:
     except ImportError as error:
         raise ValueError(f"{path} needs the package orbax-checkpoint; install it, or save as npz.") from error
     try:
-        tree = orbax.PyTreeCheckpointer().restore(path.absolute())
+        with warnings.catch_warnings(action="ignore"):  # about shardings, which do not matter here
+            tree = orbax.PyTreeCheckpointer().restore(path.absolute())
     except Exception as error:  # orbax reports a folder that is no checkpoint in many ways
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as an orbax checkpoint ({text}).") from error

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from landscape import alignment, curvature, evaluation, given, planes, report, spectrum, surfaces, trees
+from landscape import alignment, curvature, evaluation, evaluators, given, planes, report, spectrum, surfaces, trees
 from landscape.given import Given
 from landscape.grids import Grid, grid_around
 from landscape.planes import Plane
@@ -34,23 +34,25 @@ def run(config: Any, run: Run) -> None:
         f"{trees.size(solutions[0]):,} parameters · {len(solutions)} solutions · {to.problem or 'risk(params)'}",
     )
     run.plan(f"{config.points} x {config.points} points", f"plane {config.plane}")
+    if to.problem is None:
+        evaluators.check_function(to.risk, Plane(solutions[0], solutions[0], solutions[0], np.zeros((0, 2))))
     if config.plane in ("solutions", "oblique"):
         given.refuse_equal(solutions[:3], names)
-    found = []
+    found, arrays, measures = [], {}, {"barriers": {}}
     for aligned in [False, True] if config.align else [False]:
         chosen = _aligned(to, solutions) if aligned else solutions
         plane = plane_of(config, to, chosen, paths, keys[2])
         surface = _surface(config, to, plane, run, aligned)
         found.append(_with_curvature(to, plane, surface, run) if config.curvature else surface)
-    arrays = {f"path {k}": planes.project(plane, path) for k, path in paths.items()}
-    measures: dict[str, Any] = {"checks": found[-1].metadata["checks"]}
-    arrays |= _edges(to, chosen[:3], measures)
+        if not aligned:  # the recorded steps are those of the networks as they were trained
+            arrays |= {f"path {k}": planes.project(plane, path) for k, path in paths.items()}
+        arrays |= _edges(to, chosen[:3], "aligned " if aligned else "", measures)
     if config.spectrum:
-        arrays |= _spectra(to, chosen[:3], keys[3], run, measures)
+        arrays |= _spectra(to, solutions[:3], keys[3], run, measures)
     surfaces.save_stack(run.file("surface.nc"), found)
     np.savez(run.file("explore.npz"), allow_pickle=False, **arrays)
     records = [r | {"aligned": bool(s.metadata["aligned"])} for r, s in zip(report.records(found), found, strict=False)]
-    run.measures({"records": records, **measures})
+    run.measures({"records": records, "checks": found[-1].metadata["checks"], **measures})
     _say(run, found, measures)
     for block in [*run.path.glob("block-*.npz"), run.file("training.npz")]:
         block.unlink(missing_ok=True)
@@ -199,7 +201,7 @@ def _refuse_disagreement(surface: Surface) -> None:
         )
 
 
-def _edges(to: Given, solutions: Sequence[Params], measures: dict[str, Any]) -> dict[str, np.ndarray]:
+def _edges(to: Given, solutions: Sequence[Params], prefix: str, measures: dict[str, Any]) -> dict[str, np.ndarray]:
     """The loss along the lines between solutions, and their barriers in loss units."""
     found: dict[str, np.ndarray] = {}
     risks = {"": to.risk, "test ": to.test} if to.test else {"": to.risk}
@@ -207,8 +209,8 @@ def _edges(to: Given, solutions: Sequence[Params], measures: dict[str, Any]) -> 
         for i in range(len(solutions)):
             for k in range(i):
                 line = evaluation.profile(risk, solutions[k], solutions[i], points=51)
-                found[f"edge {name}{k + 1} – {i + 1}"] = line
-    measures["barriers"] = {name.removeprefix("edge "): barrier(line) for name, line in found.items()}
+                found[f"edge {prefix}{name}{k + 1} – {i + 1}"] = line
+    measures["barriers"] |= {name.removeprefix("edge "): barrier(line) for name, line in found.items()}
     return found
 
 

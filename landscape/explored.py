@@ -25,9 +25,9 @@ def draw(path: Path) -> None:
     if len(stack) == 2:
         figures["alignment"] = plots.before_after(*stack)
     if edges:
-        figures["edges"] = plots.edges(edges)
+        figures["edges"] = plots.edges({k: line for k, line in edges.items() if not k.startswith("test ")})
     if trails:
-        figures["paths"] = plots.trajectory(last, trails)
+        figures["paths"] = plots.trajectory(stack[0], trails)
     if "slope_a" in last.layers:
         figures["curvature"] = plots.curvatures(last)
     nodes, weights = _named(arrays, "nodes "), _named(arrays, "weights ")
@@ -43,7 +43,7 @@ def draw(path: Path) -> None:
         stack,
         title=title,
         names=_titles(stack),
-        paths=[trails if s is last else {} for s in stack],
+        paths=[trails if s is stack[0] else {} for s in stack],
         tables=_tables(measures, last),
     )
 

@@ -70,7 +70,9 @@ def _required(target: Any, name: str) -> list[inspect.Parameter]:
             f"{name} is {type(target).__name__}; wanted a Network, a MultiBranch, a flax module, its factory of rngs, "
             "or a function of (params, x)."
         )
-    parameters = inspect.signature(target).parameters.values()
+    module_class = isinstance(target, type) and issubclass(target, nnx.Module)  # its metaclass hides the signature
+    parameters = list(inspect.signature(target.__init__ if module_class else target).parameters.values())
+    parameters = parameters[1:] if module_class else parameters
     return [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 

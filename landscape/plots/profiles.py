@@ -36,7 +36,7 @@ def edges(profiles: Mapping[str, np.ndarray], *, label: str = "loss") -> Figure:
             ax.plot(t, losses, color=colour, label=f"{name}: barrier {barrier:.3g}")
             ax.plot(t[[0, -1]], straight[[0, -1]], color=colour, linewidth=0.6, linestyle=":")
         ax.set(xlabel="position between the two solutions", ylabel=label, xlim=(0, 1))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=min(len(profiles), 2))
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=min(len(profiles), 2), fontsize=6)
         note(fig, "Straight lines between solutions: curved paths may have no barrier.", columns=ONE_COLUMN)
     return fig
 
