@@ -1,6 +1,7 @@
 """Theorem 2: the values meet on problems of every kind, and independent solvers agree."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -328,7 +329,58 @@ def test_wrong_use_is_refused():
         descent.descend(problem, jax.random.split(jax.random.key(0), 2), optax.sgd(0.1), steps=0)
 
 
+def test_a_varied_problem_keeps_its_data(rng):
+    problem = random_problem(rng, "rank deficient")
+    varied = problem.varied(widths=(2, 1), gamma=0.3)
+    fresh = DeepLinear(problem.X, problem.Y, (2, 1), 0.3)
+    assert varied.shapes == fresh.shapes
+    assert deep_linear.optimum(varied) == pytest.approx(deep_linear.optimum(fresh), rel=1e-13)
+    assert problem.varied(gamma=0.0).widths == problem.widths
+
+
 def test_records_print_one_line():
     certificate = deep_linear.closed_form(DeepLinear(np.eye(2), np.eye(2), (2,), 0.1))
     assert repr(certificate).count("\n") == 0
     assert len(repr(certificate)) < 160
+
+
+def test_command_says_what_is_missing_and_does_the_rest(tmp_path, monkeypatch, capsys):
+    from landscape.__main__ import dispatch
+    from landscape.paper import theorem2
+
+    def absent(*_, **__):
+        raise FileNotFoundError("MNIST is nowhere to be had")
+
+    monkeypatch.setattr("landscape.datasets.mnist", absent)
+    sizes = ["--depths", "2", "3", "--gammas", "0.5", "--seeds", "2", "--steps", "60"]
+    dispatch(["theorem2", *sizes, "--out", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    assert "NOT DONE" in printed
+    assert "--data-root" in printed
+    measures = json.loads((tmp_path / "run" / "measures.json").read_text())
+    assert [row["depth"] for row in measures["meeting"]] == [2, 3]
+    for row in measures["meeting"]:
+        assert row["verified"]
+        assert abs(row["gap"]) <= 1e-10 * row["optimum"]
+        assert row["zero_gradient"] == 0.0
+        assert row["zero_excess"] > 1
+    for name in ("figure.png", "figure.pdf"):
+        assert (tmp_path / "run" / name).stat().st_size > 10_000
+    with pytest.raises(ValueError, match="depths"):
+        theorem2.Config(depths=(1, 2))
+    with pytest.raises(ValueError, match="gammas"):
+        theorem2.Config(gammas=(-1.0,))
+
+
+def test_reduced_rank_regressions_are_certified(rng):
+    from landscape.paper import theorem2
+
+    labels = np.eye(10)[np.concatenate([np.arange(10), rng.integers(0, 10, 50)])].T
+    rows = theorem2.regressions(rng.normal(size=(30, 60)), labels)
+    assert [row["d_min"] for row in rows] == 3 * list(range(1, 10))
+    for row in rows:
+        assert row["verified"]
+        assert row["value"] == pytest.approx(row["formula"], rel=1e-10)
+    values = np.array([row["value"] for row in rows]).reshape(3, 9)
+    assert (np.diff(values, axis=1) < 1e-12).all()  # a wider network is never worse
+    assert (np.diff(values, axis=0) > 0).all()  # more regularisation always costs

@@ -1,5 +1,7 @@
 """Averaged l_p balls: closed forms in the plane, membership and distances against brute force, the bounds."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -160,3 +162,32 @@ def test_wrong_coordinates_are_refused():
         averaged_ball(0.5, 3, 1).boundary(0.5)
     with pytest.raises(ValueError, match="area"):
         _ = averaged_ball(0.5, 3, 1).area
+
+
+def test_command_measures_and_draws(tmp_path, capsys):
+    from landscape.__main__ import dispatch
+    from landscape.paper import figure3
+
+    folder = tmp_path / "run"
+    sizes = ["--copies", "1", "2", "3", "--measured", "1", "4", "--mesh", "6"]
+    dispatch(["figure3", "--p", "0.5", *sizes, "--out", str(folder)])
+    assert "0.353553" in capsys.readouterr().out
+    measures = json.loads((folder / "measures.json").read_text())
+    for row in measures["distance"]["2"]:
+        assert row["lo"] <= 2**0.5 / 4 / row["copies"] <= row["hi"]
+    for name in ("figure.png", "figure.pdf"):
+        assert (folder / name).stat().st_size > 10_000
+    for wrong in ({"p": 1.0}, {"copies": (0,)}, {"measured": ()}, {"mesh": 1}):
+        with pytest.raises(ValueError, match="--"):
+            figure3.Config(**wrong)
+
+
+def test_radii_lie_between_ball_and_hull():
+    from landscape.paper import figure3
+
+    toward = figure3.directions(5)
+    one, many = (figure3.radii(averaged_ball(0.5, 3, copies), toward) for copies in (1, 4))
+    norm = (np.sqrt(toward).sum(axis=1)) ** -2.0
+    np.testing.assert_allclose(one, norm, atol=1e-4)
+    assert (many >= one - 1e-4).all()
+    assert (many <= 1 + 1e-12).all()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from landscape import trees
@@ -159,19 +159,17 @@ def douglas_rachford_batch(
         )
     reduced = [_square(problem.coordinates.labels) for problem in problems]
     size = max(Y.shape[0] for _, Y, _ in reduced)
-    d = np.array([min(problem.d_min, size) for problem in problems])
-    step = np.array([2.0 * max(1.0, Y.shape[0] / p.d_min) for p, (_, Y, _) in zip(problems, reduced, strict=True)])
     with trees.float64():
         solved = splitting.solve(
-            jnp.stack([jnp.asarray(_padded(Y, (size, size))) for _, Y, _ in reduced]),
-            jnp.asarray(d),
-            jnp.asarray([problem.gamma for problem in problems]),
-            jnp.asarray(step),
-            jnp.asarray([problem.coordinates.unreachable for problem in problems]),
+            np.stack([_padded(Y, (size, size)) for _, Y, _ in reduced]),
+            np.array([problem.d_min for problem in problems]),
+            np.array([problem.gamma for problem in problems]),
+            np.array([2.0 * max(1.0, Y.shape[0] / p.d_min) for p, (_, Y, _) in zip(problems, reduced, strict=True)]),
+            np.array([problem.coordinates.unreachable for problem in problems]),
             tolerance,
             max_iterations,
         )
-        parts = [np.asarray(part) for part in solved]
+        parts = jax.device_get(tuple(solved))
     return [
         _from_square(problem, left, right, splitting.Solved(*(part[i] for part in parts)))
         for i, (problem, (left, _, right)) in enumerate(zip(problems, reduced, strict=True))
@@ -182,12 +180,13 @@ def verify(certificate: Certificate) -> Verification:
     """Recompute every number of a certificate from its weights and Λ, by the printed formulas and NumPy alone."""
     problem = certificate.problem
     X, Y, Lam = problem.X, problem.Y, certificate.Lam
-    pseudo = np.linalg.pinv(X, rcond=rank_tolerance(X))
-    top = singular_values(Y @ pseudo @ X - Lam)[: problem.d_min]
+    both = np.vstack([Y, Lam])
+    projected = (X.T @ np.linalg.lstsq(X.T, both.T, rcond=rank_tolerance(X))[0]).T  # (·) X⁺X by least squares
+    top = singular_values(projected[: len(Y)] - Lam)[: problem.d_min]
     primal = objective(problem, certificate.weights)
     dual = 0.5 * float((Y**2).sum()) - 0.5 * float((top**2).sum())
     spectral = max(float(singular_values(Lam)[0]) - problem.gamma, 0.0)
-    row = float(np.linalg.norm(Lam - Lam @ pseudo @ X))
+    row = float(np.linalg.norm(Lam - projected[len(Y) :]))
     size = float(np.linalg.norm(Y))
     holds = abs(primal - dual) <= ACCEPTED * max(primal, 1e-3 * size**2) and max(spectral, row) <= ACCEPTED * size
     return Verification(
@@ -224,4 +223,6 @@ def _square(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _padded(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return np.pad(block, [(0, whole - part) for whole, part in zip(shape, block.shape, strict=True)])
+    whole = np.zeros(shape)
+    whole[: block.shape[0], : block.shape[1]] = block
+    return whole

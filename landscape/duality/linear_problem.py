@@ -94,6 +94,17 @@ class DeepLinear:
         labels = self.Y @ Q
         return Coordinates(Q, 1.0 / s[:rank], left[:, :rank], labels, 0.5 * float(((self.Y - labels @ Q.T) ** 2).sum()))
 
+    def varied(self, *, widths: Sequence[int] | None = None, gamma: float | None = None) -> "DeepLinear":
+        """The problem with the same data and other widths or γ, without decomposing X again."""
+        made = DeepLinear(
+            self.X,
+            self.Y,
+            self.widths if widths is None else tuple(widths),
+            self.gamma if gamma is None else gamma,
+        )
+        made.__dict__["coordinates"] = self.coordinates
+        return made
+
     def __repr__(self) -> str:
         sizes = "-".join(map(str, (self.X.shape[0], *self.widths, self.Y.shape[0])))
         return f"DeepLinear(depth {self.depth}, widths {sizes}, {self.X.shape[1]} examples, gamma {self.gamma:g})"

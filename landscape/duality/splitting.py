@@ -8,7 +8,7 @@ Square matrices in coordinates that hold the row and column space of Ỹ; `deep_
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,11 +136,11 @@ def _finish(Y: jax.Array, end: Iterate, d: jax.Array, gamma: jax.Array) -> Solve
 @partial(jax.jit, static_argnames="max_iterations")
 @partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, None, None))
 def solve(
-    Y: jax.Array,
-    d: jax.Array,
-    gamma: jax.Array,
-    step: jax.Array,
-    base: jax.Array,
+    Y: Any,
+    d: Any,
+    gamma: Any,
+    step: Any,
+    base: Any,
     tolerance: jax.Array | float,
     max_iterations: int,
 ) -> Solved:
