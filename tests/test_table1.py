@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from landscape import blocks, datasets, hitting, storage, trees
+from landscape import blocks, datasets, hitting, storage
 from landscape.__main__ import dispatch, exit_code
 from landscape.blocks import Protocol, train_networks
 from landscape.datasets import Dataset
@@ -67,12 +68,11 @@ def test_training_equals_a_plain_loop(data, seed, loss, tau, batch):
 
 
 def test_blocks_change_nothing_but_rounding(data):
-    members = [(width, k) for width in (3, 6) for k in range(5)]
+    members = [(3, k) for k in range(4)]
     protocol = dataclasses.replace(QUICK, float64=True)
-    whole = train_networks(data, members, protocol, block=100, progress=False)
-    for block in (1, 2):
-        for one, other in zip(train_networks(data, members, protocol, block=block, progress=False), whole, strict=True):
-            np.testing.assert_allclose(one.w, other.w, atol=1e-11)
+    whole, parts = (train_networks(data, members, protocol, block=block, progress=False) for block in (4, 2))
+    for one, other in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(one.w, other.w, atol=1e-11)
 
 
 def test_padding_stays_zero(data, monkeypatch):
@@ -104,21 +104,26 @@ def test_interrupted_and_continued_is_the_same_bit_for_bit(data, tmp_path, monke
     monkeypatch.setattr(blocks, "STEPS_A_CALL", 30)
     whole = train_networks(data, members, protocol, progress=False)
 
-    calls = []
+    calls, advance = [], blocks.advance
 
-    def stop():
+    def slowly(*arguments):
         calls.append(None)
-        if len(calls) <= 4:
-            raise storage.Stopped
+        time.sleep(0.02)
+        return advance(*arguments)
 
-    steps = [0]
-    for _ in range(4):
+    monkeypatch.setattr(blocks, "advance", slowly)
+    done = [0]
+    for limit in (3, 15, 30):
+
+        def stop(limit=limit):
+            if len(calls) >= limit:
+                raise storage.Stopped
+
         with pytest.raises(storage.Stopped):
             train_networks(data, members, protocol, directory=tmp_path, progress=False, check_stop=stop)
-        done = [int(np.load(path)["done"]) for path in tmp_path.glob("*.npz")]
-        steps.append(sum(done))
-    assert 0 < steps[1] < steps[-1]
-    found = train_networks(data, members, protocol, directory=tmp_path, progress=False, check_stop=stop)
+        done.append(sum(int(np.load(path)["done"]) for path in tmp_path.glob("*.npz")))
+    assert 0 < done[1] < done[2] < done[3] < 4 * 400
+    found = train_networks(data, members, protocol, directory=tmp_path, progress=False)
     assert equal(found, whole)
 
 
@@ -181,14 +186,12 @@ def test_wilson_equals_scipy(seed):
             np.testing.assert_allclose(hitting.wilson(hits, trials), exact, atol=1e-12)
 
 
-def test_starts_are_uniform_within_the_fan_in_and_independent_of_the_block():
+def test_starts_are_within_the_fan_in():
     protocol = Protocol()
     start = blocks.start([(20, k) for k in range(50)], 10, protocol)
     assert np.abs(start.w).max() <= 10**-0.5
     assert np.abs(start.v).max() <= 20**-0.5
     assert np.var(start.w) == pytest.approx(1 / 30, rel=0.05)
-    one = blocks.start([(20, 7)], 10, protocol)
-    assert equal(one, jax.tree.map(lambda part: part[7:8], start))
     normal = blocks.start([(20, k) for k in range(50)], 10, Protocol(initialisation="normal"))
     assert np.var(normal.w) == pytest.approx(1 / 10, rel=0.05)
 
@@ -243,7 +246,6 @@ def test_the_study_changes_one_thing_at_a_time():
 
 
 def test_float64_stays_inside(data):
-    train_networks(data, [(2, 0)], dataclasses.replace(QUICK, float64=True), progress=False)
+    (found,) = train_networks(data, [(2, 0)], dataclasses.replace(QUICK, float64=True), progress=False)
+    assert not np.array_equal(found.w, found.w.astype("f4"))
     assert jnp.ones(1).dtype == jnp.float32
-    with trees.float64():
-        assert train_networks(data, [(2, 0)], QUICK, progress=False)[0].w.dtype == np.float64
