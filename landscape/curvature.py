@@ -18,7 +18,7 @@ from landscape.planes import Plane
 from landscape.problem import Problem
 from landscape.progress import Bar, showing
 
-UNSEEN = 0.1
+UNSEEN = 0.25
 """Where more than this share of the change of slope along the grid is not in the second derivatives, they mislead."""
 PROBES = 64
 

@@ -13,7 +13,7 @@ from landscape.surfaces import Surface
 
 
 def draw(path: Path) -> None:
-    """figure.png, and where there is something to show alignment, edges, paths, curvature and hessian; report.html."""
+    """figure, surface3d or alignment, and what there is of edges, paths, curvature and hessian; report.html."""
     measures = json.loads(path.joinpath("measures.json").read_text())
     stack = [_marked(s) for s in surfaces.load_stack(path / "surface.nc")]
     with np.load(path / "explore.npz") as stored:
@@ -21,9 +21,10 @@ def draw(path: Path) -> None:
     trails = _named(arrays, "path ")
     edges = {name: line for name, line in _named(arrays, "edge ").items() if np.isfinite(line).all()}
     last = stack[-1]
-    figures = {"figure": plots.row(stack, titles=_titles(stack))}
     if len(stack) == 2:
-        figures["alignment"] = plots.before_after(*stack)
+        figures = {"figure": plots.row(stack, titles=_titles(stack)), "alignment": plots.before_after(*stack)}
+    else:
+        figures = {"figure": plots.contour(last), "surface3d": plots.surface3d(last)}
     if edges:
         figures["edges"] = plots.edges({k: line for k, line in edges.items() if not k.startswith("test ")})
     if trails:
