@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from landscape.surfaces import Surface
 
 DIVERGING = "PuOr"
-"""Purple for positive, orange for negative curvature; safe with every common colour blindness."""
+"""Reversed: orange for positive, purple for negative curvature; safe with every common colour blindness."""
 
 
 def curvatures(surface: "Surface") -> Figure:
