@@ -302,7 +302,7 @@ def _named(risk: Callable[[Any], Any], plane: Plane) -> tuple[list[str], Callabl
 
     def values(params: Any) -> jax.Array:
         out = risk(params)
-        return jnp.stack([jnp.asarray(v) for v in (out.values() if isinstance(out, Mapping) else (out,))])
+        return jnp.stack([jnp.asarray(out[name] if isinstance(out, Mapping) else out) for name in found])
 
     return list(found), values
 

@@ -205,14 +205,14 @@ class Restriction:
 
         for i, e in enumerate(self.equations):
             if self.facts[e.outvars[0]].stage != LATE:
-                outs = self._parts(i, [operand(i, j) for j in range(len(e.invars))])
+                outs = self._parts(i, [operand(i, j) for j in range(len(e.invars))], count)
                 env.update(zip(e.outvars, outs, strict=True))
         if not self.early:
             return tuple(operand(*cut) for cut in self.cuts)
         whole = self.output in self.summed
         return (tuple(p if whole else _total(p, self.axes(self.output), count) for p in env[self.output]),)
 
-    def _parts(self, i: int, operands: list[Parts]) -> list[Parts]:
+    def _parts(self, i: int, operands: list[Parts], count: int) -> list[Parts]:
         """One equation of the prefix, on triples where its value is affine."""
         name = self.equations[i].primitive.name
 
@@ -224,7 +224,7 @@ class Restriction:
             return jnp.zeros_like(operands[j][0]) if adds else operands[j][0]
 
         width = max(map(len, operands), default=1)
-        outs = [self._run(i, [part(k, j) for j in range(len(operands))]) for k in range(width)]
+        outs = [self._run(i, [part(k, j) for j in range(len(operands))], count) for k in range(width)]
         return [tuple(parts) for parts in zip(*outs, strict=True)]
 
     def _moves(self, e: Equation) -> bool:
@@ -240,7 +240,7 @@ class Restriction:
             return _total(value, self.axes(atom), count)
         return value
 
-    def _run(self, i: int, values: list[jax.Array]) -> list[jax.Array]:
+    def _run(self, i: int, values: list[jax.Array], count: int) -> list[jax.Array]:
         """One equation on prepared operands."""
         e, axes = self.equations[i], [self.axes(v) for v in self.equations[i].invars]
         if self._moves(e):
@@ -248,11 +248,12 @@ class Restriction:
         if i in self.products:
             plan = self.products[i]
             outs = [plan.multiply(*(reversed(values) if plan.swap else values))]
-            axes = [a._replace(branch=a.branch and not plan.folds) for a in axes]
+            if plan.folds:
+                return outs
         else:
             outs = batching.run(e, values, axes)
-        branch = batching.union(axes).branch
-        return [o.sum(0) if v in self.summed and branch else o for v, o in zip(e.outvars, outs, strict=True)]
+        both = batching.union(axes)
+        return [_total(o, both, count) if v in self.summed else o for v, o in zip(e.outvars, outs, strict=True)]
 
     def row(self, cuts: tuple[Parts, ...], b: jax.Array) -> tuple[Parts, ...]:
         """The second stage: every triple at b, as (o + b v, u)."""
@@ -274,7 +275,7 @@ class Restriction:
 
         for i in self.late:
             e = self.equations[i]
-            outs = self._run(i, [operand(i, j) for j in range(len(e.invars))])
+            outs = self._run(i, [operand(i, j) for j in range(len(e.invars))], 0)
             env.update(zip(e.outvars, outs, strict=True))
         return env[self.output] if self.output in self.summed else env[self.output].sum(0)
 

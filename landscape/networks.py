@@ -166,6 +166,9 @@ class MultiBranch:
     branch_chunk: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("branch", "num_branches"):  # hashable: networks are static in compiled programs
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         if len(self.branches) != len(self.counts):
             raise ValueError(f"{len(self.branches)} kinds of branches were given, but {len(self.counts)} counts.")
         if not self.counts or any(n != int(n) or n < 1 for n in self.counts):
