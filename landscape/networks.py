@@ -336,16 +336,3 @@ def _layer(key: jax.Array, shape: tuple[int, ...], fan_in: int, bias: bool) -> d
 def _affine(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     y = x @ layer["kernel"]
     return y + layer["bias"].reshape((1,) * (y.ndim - 1) + (-1,)) if "bias" in layer else y
-
-
-def on_plane(network: Network, ab: tuple[jax.Array, jax.Array]) -> Network:
-    """A point of a plane is a branch whose parameters are the triple (o, u, v): apply forms o + a u + b v itself.
-
-    Wrapped around a branch, not around the whole network, so that at most one chunk of w(a, b) exists at a time.
-    """
-
-    def apply(triple: Params, x: jax.Array) -> jax.Array:
-        origin, u, v = triple
-        return network.apply(trees.axpy(ab[1], v, trees.axpy(ab[0], u, origin)), x)
-
-    return Network(network.init, apply)
