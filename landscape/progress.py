@@ -22,7 +22,7 @@ class Bar:
         self.shown, self.start = shown, time.monotonic()
         self.spoken = self.start
         self.terminal = None
-        if shown and (sys.stdout.isatty() or "ipykernel" in sys.modules):
+        if shown and (sys.stdout.isatty() or in_notebook()):
             from tqdm.auto import tqdm
 
             form = "{desc}{bar:20} {percentage:3.0f} %  {elapsed}  {unit}"
@@ -69,6 +69,13 @@ class Bar:
         bar = f"{'█' * full}{'░' * (20 - full)}"
         sys.stdout.write(f"{self.label:<22} {bar} {100 * share:3.0f} %  {clock(self.seconds)}  {words}".rstrip() + "\n")
         sys.stdout.flush()
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None) is not None
 
 
 @contextmanager
