@@ -112,7 +112,8 @@ def aligned(problem: Problem, triple: Sequence[Params]) -> list[Params]:
 def record(measured: Measured) -> dict[str, Any]:
     """A measured triple as one flat record: branches, triple, plane, aligned, every number by name."""
     known = {key: measured.surface.metadata[key] for key in ("branches", "triple", "plane", "aligned")}
-    return known | numbers(measured.report) | {"test_barrier": float(measured.test_barriers.max())}
+    test = float(measured.test_barriers.max())
+    return known | numbers(measured.report) | ({"test_barrier": test} if np.isfinite(test) else {})
 
 
 def trend(branches: Sequence[int], values: Any, *, level: float = 0.95) -> Trend:
