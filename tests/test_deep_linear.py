@@ -183,6 +183,23 @@ def test_a_batch_equals_its_members(rng):
         assert alone.iterations <= 100
 
 
+def test_a_failed_decomposition_is_done_again(rng, monkeypatch):
+    problems = [random_problem(rng, "plain") for _ in range(3)]
+    expected = deep_linear.douglas_rachford_batch(problems)
+    solve = splitting.solve
+
+    def failing(*arguments):
+        solved = solve(*arguments)
+        if arguments[-1] == splitting.FAST:
+            solved = solved._replace(u=solved.u.at[1].set(jnp.nan))
+        return solved
+
+    monkeypatch.setattr(splitting, "solve", failing)
+    for again, before in zip(deep_linear.douglas_rachford_batch(problems), expected, strict=True):
+        assert again.primal == pytest.approx(before.primal, rel=1e-11)
+        assert deep_linear.verify(again)
+
+
 def test_too_few_iterations_leave_an_honest_gap(rng):
     problem = DeepLinear(np.eye(4), np.diag([4.0, 3.0, 2.0, 1.0]), (3,), 2.2)
     certificate = deep_linear.douglas_rachford(problem, max_iterations=2)
@@ -352,13 +369,13 @@ def test_command_says_what_is_missing_and_does_the_rest(tmp_path, monkeypatch, c
         raise FileNotFoundError("MNIST is nowhere to be had")
 
     monkeypatch.setattr("landscape.datasets.mnist", absent)
-    sizes = ["--depths", "2", "3", "--gammas", "0.5", "--seeds", "2", "--steps", "60"]
+    sizes = ["--depths", "2", "4", "--gammas", "0.5", "--seeds", "2", "--steps", "60"]
     dispatch(["theorem2", *sizes, "--out", str(tmp_path / "run")])
     printed = capsys.readouterr().out
     assert "NOT DONE" in printed
     assert "--data-root" in printed
     measures = json.loads((tmp_path / "run" / "measures.json").read_text())
-    assert [row["depth"] for row in measures["meeting"]] == [2, 3]
+    assert [row["depth"] for row in measures["meeting"]] == [2, 4]
     for row in measures["meeting"]:
         assert row["verified"]
         assert abs(row["gap"]) <= 1e-10 * row["optimum"]

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from landscape import trees
@@ -133,7 +132,7 @@ def recover(problem: DeepLinear, u: np.ndarray, c: np.ndarray, v: np.ndarray) ->
     return tuple(_padded(block, shape) for block, shape in zip(blocks, problem.shapes, strict=True))
 
 
-def douglas_rachford(problem: DeepLinear, *, tolerance: float = 1e-12, max_iterations: int = 1000) -> Certificate:
+def douglas_rachford(problem: DeepLinear, *, tolerance: float = 1e-12, max_iterations: int = 200) -> Certificate:
     """Solve (5) by Douglas–Rachford splitting until the certified gap closes, and (4) from its fixed point.
 
     Args:
@@ -145,7 +144,7 @@ def douglas_rachford(problem: DeepLinear, *, tolerance: float = 1e-12, max_itera
 
 
 def douglas_rachford_batch(
-    problems: Sequence[DeepLinear], *, tolerance: float = 1e-12, max_iterations: int = 1000
+    problems: Sequence[DeepLinear], *, tolerance: float = 1e-12, max_iterations: int = 200
 ) -> list[Certificate]:
     """`douglas_rachford` on many problems of any shapes and depths at once, by vmap over zero-padded Ỹ.
 
@@ -159,21 +158,33 @@ def douglas_rachford_batch(
         )
     reduced = [_square(problem.coordinates.labels) for problem in problems]
     size = max(Y.shape[0] for _, Y, _ in reduced)
-    with trees.float64():
-        solved = splitting.solve(
-            np.stack([_padded(Y, (size, size)) for _, Y, _ in reduced]),
-            np.array([problem.d_min for problem in problems]),
-            np.array([problem.gamma for problem in problems]),
-            np.array([2.0 * max(1.0, Y.shape[0] / p.d_min) for p, (_, Y, _) in zip(problems, reduced, strict=True)]),
-            np.array([problem.coordinates.unreachable for problem in problems]),
-            tolerance,
-            max_iterations,
-        )
-        parts = jax.device_get(tuple(solved))
+    inputs = (
+        np.stack([_padded(Y, (size, size)) for _, Y, _ in reduced]),
+        np.array([problem.d_min for problem in problems]),
+        np.array([problem.gamma for problem in problems]),
+        np.array([2.0 * max(1.0, Y.shape[0] / p.d_min) for p, (_, Y, _) in zip(problems, reduced, strict=True)]),
+        np.array([problem.coordinates.unreachable for problem in problems]),
+    )
+    solved = _solved(inputs, tolerance, max_iterations)
     return [
-        _from_square(problem, left, right, splitting.Solved(*(part[i] for part in parts)))
+        _from_square(problem, left, right, splitting.Solved(*(part[i] for part in solved)))
         for i, (problem, (left, _, right)) in enumerate(zip(problems, reduced, strict=True))
     ]
+
+
+def _solved(inputs: tuple[np.ndarray, ...], tolerance: float, max_iterations: int) -> tuple[np.ndarray, ...]:
+    """The fields of `splitting.Solved` for all problems; those on which the fast decomposition fails are done again."""
+    with trees.float64():
+        solved = splitting.solve(*inputs, tolerance, max_iterations, splitting.FAST)
+        found = tuple(np.asarray(part) for part in solved)
+        failed = np.flatnonzero(~np.isfinite(found[1]).all(axis=(1, 2)))
+        if not len(failed):
+            return found
+        again = splitting.solve(*(part[failed] for part in inputs), tolerance, max_iterations, splitting.STURDY)
+    whole = tuple(np.array(part) for part in found)
+    for part, new in zip(whole, again, strict=True):
+        part[failed] = np.asarray(new)
+    return whole
 
 
 def verify(certificate: Certificate) -> Verification:
@@ -215,7 +226,9 @@ def _certify(
 
 def _square(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(left [m, k], A [k, k], right [n, k]) with labels = left A rightᵀ and k = min(m, n)."""
-    if labels.shape[0] <= labels.shape[1]:
+    if labels.shape[0] == labels.shape[1]:
+        return np.eye(len(labels)), labels, np.eye(len(labels))
+    if labels.shape[0] < labels.shape[1]:
         right, triangle = np.linalg.qr(labels.T)
         return np.eye(labels.shape[0]), triangle.T, right
     left, triangle = np.linalg.qr(labels)
@@ -223,6 +236,8 @@ def _square(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _padded(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if block.shape == shape:
+        return block
     whole = np.zeros(shape)
     whole[: block.shape[0], : block.shape[1]] = block
     return whole

@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.lax.linalg import SvdAlgorithm, svd
+
+FAST, STURDY = SvdAlgorithm.DEFAULT, SvdAlgorithm.QR
+"""Divide and conquer, which may fail (nan) on a large matrix with many equal singular values; QR, slower, does not."""
 
 ROUNDING = 1e-15
 """Gaps below this share of ½‖Y‖² are rounding."""
@@ -23,6 +27,7 @@ class Iterate(NamedTuple):
 
     Attributes:
         Z: Fixed-point variable [k, k].
+        parts: Its singular value decomposition (u [k, k], z [k], vᵀ [k, k]).
         Lam: Projection of Z on the spectral ball [k, k], feasible for (5).
         primal: Value of (4) at the singular pairs of M.
         dual: Value of (5) at Lam.
@@ -31,6 +36,7 @@ class Iterate(NamedTuple):
     """
 
     Z: jax.Array
+    parts: tuple[jax.Array, jax.Array, jax.Array]
     Lam: jax.Array
     primal: jax.Array
     dual: jax.Array
@@ -63,7 +69,7 @@ def prox_top_squares(z: jax.Array, t: jax.Array | float, d: jax.Array | int) -> 
     """argmin_x (t/2)·(sum of the d largest x_i²) + ½‖x − z‖² for z ≥ 0 [Grussler18].
 
     x_i = z_i/(1+t) where that exceeds s, z_i where z_i ≤ s, else s; 1/s is the root u of the piecewise linear
-    Σ_i clip((z_i u − 1)/t, 0, 1) = d. Exact: bisection over the sorted breakpoints 1/z_i and (1+t)/z_i finds the piece.
+    Σ_i clip((z_i u − 1)/t, 0, 1) = d. Exact: the sum at the sorted breakpoints 1/z_i and (1+t)/z_i tells the piece.
 
     Args:
         z: [k], not negative.
@@ -75,35 +81,27 @@ def prox_top_squares(z: jax.Array, t: jax.Array | float, d: jax.Array | int) -> 
     """
     rise, full = 1.0 / z, (1.0 + t) / z
     points = jnp.sort(jnp.concatenate([rise, full]))
-
-    def counted(u: jax.Array) -> jax.Array:
-        return jnp.where(u >= full, 1.0, jnp.where(u <= rise, 0.0, (z * u - 1.0) / t)).sum()
-
-    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bracket
-        middle = (low + high) // 2
-        enough = counted(points[middle]) >= d
-        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
-
-    last = points.shape[0] - 1
-    low, high = lax.fori_loop(0, last.bit_length() + 1, halve, (jnp.asarray(0), jnp.asarray(last)))
-    above = full <= points[low]
-    level = (rise <= points[low]) & (full >= points[high]) & ~above
+    u = points[:, None]
+    share = jnp.where(u >= full[None, :], 1.0, jnp.where(u <= rise[None, :], 0.0, (u * z[None, :] - 1.0) / t))
+    right = jnp.argmax(share.sum(axis=1) >= d)
+    low, high = points[jnp.maximum(right - 1, 0)], points[right]
+    above = full <= low
+    level = (rise <= low) & (full >= high) & ~above
     total = jnp.where(level, z, 0.0).sum()
     s = jnp.where((total > 0) & (d < z.shape[0]), total / (t * (d - above.sum()) + level.sum()), 0.0)
     return jnp.where(z >= (1.0 + t) * s, z / (1.0 + t), jnp.minimum(z, s))
 
 
-@jax.jit
-def prox_top_singular(A: jax.Array, t: jax.Array | float, d: jax.Array | int) -> jax.Array:
+@partial(jax.jit, static_argnames="how")
+def prox_top_singular(A: jax.Array, t: jax.Array | float, d: jax.Array | int, how: SvdAlgorithm = FAST) -> jax.Array:
     """The prox of (t/2)‖·‖²_d at a matrix A [m, n]: `prox_top_squares` of its singular values."""
-    u, s, vt = jnp.linalg.svd(A, full_matrices=False)
+    u, s, vt = svd(A, full_matrices=False, algorithm=how)
     return (u * prox_top_squares(s, t, d)[None, :]) @ vt
 
 
-def dual_part(Y: jax.Array, Lam: jax.Array, d: jax.Array | int) -> jax.Array:
+def dual_part(Y: jax.Array, Lam: jax.Array, d: jax.Array | int, how: SvdAlgorithm) -> jax.Array:
     """½‖Ỹ‖² − ½‖Ỹ − Λ‖²_d, summed without cancellation: ½Σ_{i>d} σ_i²(Ỹ−Λ) + ⟨Ỹ−Λ, Λ⟩ + ½‖Λ‖²."""
-    squares = jnp.linalg.svd(Y - Lam, compute_uv=False) ** 2
+    squares = svd(Y - Lam, compute_uv=False, algorithm=how) ** 2
     tail = jnp.where(jnp.arange(squares.shape[0]) >= d, squares, 0.0).sum()
     return 0.5 * tail + ((Y - Lam) * Lam).sum() + 0.5 * (Lam**2).sum()
 
@@ -114,27 +112,28 @@ def shrink_top(s: jax.Array, gamma: jax.Array, d: jax.Array | int) -> jax.Array:
     return jnp.where(position < d, jnp.maximum(s - gamma, 0.0), 0.0)
 
 
-def _bracket(Y: jax.Array, Z: jax.Array, d: jax.Array, gamma: jax.Array, base: jax.Array) -> tuple:
-    """Λ, the value of (4) at the singular pairs of M = (Z − Λ)/t with their best coefficients, and of (5) at Λ."""
-    u, z, vt = jnp.linalg.svd(Z, full_matrices=False)
+def _bracket(Y: jax.Array, Z: jax.Array, d: jax.Array, gamma: jax.Array, base: jax.Array, how: SvdAlgorithm) -> tuple:
+    """Z's decomposition, Λ, the value of (4) at the singular pairs of M = (Z − Λ)/t with their best coefficients, and
+    of (5) at Λ."""
+    u, z, vt = svd(Z, full_matrices=False, algorithm=how)
     Lam = (u * jnp.minimum(z, gamma)[None, :]) @ vt
     along = jnp.where(z > gamma, jnp.einsum("ik,ij,kj->k", u, Y, vt), 0.0)
     c = shrink_top(along, gamma, d)
     primal = base + 0.5 * ((Y - (u * c[None, :]) @ vt) ** 2).sum() + gamma * c.sum()
-    return Lam, primal, base + dual_part(Y, Lam, d)
+    return (u, z, vt), Lam, primal, base + dual_part(Y, Lam, d, how)
 
 
-def _finish(Y: jax.Array, end: Iterate, d: jax.Array, gamma: jax.Array) -> Solved:
+def _finish(Y: jax.Array, end: Iterate, d: jax.Array, gamma: jax.Array, how: SvdAlgorithm) -> Solved:
     """Recover M from the fixed point. Where σ_d(Ỹ) is tied, Z may hold a mixture of optimal M's of higher rank; the
     compression of Ỹ to the span of M's singular vectors then splits it (and changes nothing otherwise)."""
-    u, z, vt = jnp.linalg.svd(end.Z, full_matrices=False)
+    u, z, vt = end.parts
     kept = (z > gamma).astype(z.dtype)
-    left, s, right = jnp.linalg.svd((kept[:, None] * (u.T @ Y @ vt.T)) * kept[None, :])
+    left, s, right = svd((kept[:, None] * (u.T @ Y @ vt.T)) * kept[None, :], algorithm=how)
     return Solved(end.Lam, u @ left, shrink_top(s, gamma, d), (right @ vt).T, end.count, end.history)
 
 
-@partial(jax.jit, static_argnames="max_iterations")
-@partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, None, None))
+@partial(jax.jit, static_argnames=("max_iterations", "how"))
+@partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, None, None, None))
 def solve(
     Y: Any,
     d: Any,
@@ -143,10 +142,11 @@ def solve(
     base: Any,
     tolerance: jax.Array | float,
     max_iterations: int,
+    how: SvdAlgorithm,
 ) -> Solved:
     """Minimise ½‖Ỹ − Λ‖²_d over ‖Λ‖ ≤ γ from Z = 0 until the certified gap is within `tolerance` of the primal value.
 
-    Batched: every argument but the last two has a leading axis of problems.
+    Batched: every argument but the last three has a leading axis of problems.
 
     Args:
         Y: Ỹ in square coordinates [problems, k, k]; padding with zeros changes nothing.
@@ -156,6 +156,7 @@ def solve(
         base: ½‖Y − Ỹ‖², the part of the risk no weights can reach [problems].
         tolerance: Relative gap at which to stop.
         max_iterations: Give up after so many.
+        how: Singular value decomposition, `FAST` or `STURDY`; where it fails the result is nan.
     """
     floor = ROUNDING * (base + 0.5 * (Y**2).sum())
 
@@ -164,13 +165,13 @@ def solve(
 
     def advance(at: Iterate) -> Iterate:
         reflected = Y - 2.0 * at.Lam + at.Z
-        Z = at.Z + Y - prox_top_singular(reflected, step, d) - at.Lam
-        Lam, primal, dual = _bracket(Y, Z, d, gamma, base)
+        Z = at.Z + Y - prox_top_singular(reflected, step, d, how) - at.Lam
+        parts, Lam, primal, dual = _bracket(Y, Z, d, gamma, base, how)
         history = at.history.at[at.count + 1].set(jnp.stack([primal, dual]))
-        return Iterate(Z, Lam, primal, dual, at.count + 1, history)
+        return Iterate(Z, parts, Lam, primal, dual, at.count + 1, history)
 
     Z = jnp.zeros_like(Y)
-    Lam, primal, dual = _bracket(Y, Z, d, gamma, base)
+    primal, dual = base + 0.5 * (Y**2).sum(), base + dual_part(Y, Z, d, how)
     history = jnp.full((max_iterations + 1, 2), jnp.nan).at[0].set(jnp.stack([primal, dual]))
-    start = Iterate(Z, Lam, primal, dual, jnp.asarray(0), history)
-    return _finish(Y, lax.while_loop(open_gap, advance, start), d, gamma)
+    start = Iterate(Z, (Z, jnp.zeros_like(Z[0]), Z), Z, primal, dual, jnp.asarray(0), history)
+    return _finish(Y, lax.while_loop(open_gap, advance, start), d, gamma, how)
