@@ -6,6 +6,7 @@ JAX is imported on first use, so that the command line can answer without it.
 import fcntl
 import hashlib
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -46,8 +47,17 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically."""
-    write_atomic(path, lambda p: p.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
+    """Write `content` as indented JSON, atomically; null where a number is not finite, which JSON cannot hold."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, lambda pending: pending.write_text(text + "\n", encoding="utf-8"))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def fingerprint(*parts: Any) -> str:

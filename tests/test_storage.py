@@ -1,6 +1,7 @@
 """Files are whole or absent, damage is found, and fingerprints tell inputs apart."""
 
 import errno
+import json
 import os
 import time
 from pathlib import Path
@@ -32,6 +33,16 @@ def test_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -
         storage.write_atomic(path, half)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_strict_and_keeps_its_letters(tmp_path: Path) -> None:
+    path = tmp_path / "measures.json"
+    storage.write_json(path, {"τ": [0.5, float("nan"), np.float64("inf"), (1, None)], 3: True})
+    assert json.loads(path.read_text("utf-8"), parse_constant=pytest.fail) == {
+        "τ": [0.5, None, None, [1, None]],
+        "3": True,
+    }
+    assert "τ" in path.read_text("utf-8")
 
 
 def test_no_reader_sees_a_file_before_it_is_complete(tmp_path: Path) -> None:
