@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failure, 2 wrong use or configuration, 75 stopped and resu
 
 import difflib
 import errno
-import importlib.util
 import os
 import sys
 import traceback
@@ -81,9 +80,8 @@ def dispatch(arguments: Sequence[str]) -> None:
 
 def table() -> dict[str, Any]:
     """Name of a command -> its module or function, whose docstring describes it."""
-    there = [name for name in commands.PAPER if importlib.util.find_spec(commands.home(name))]
     others = (commands.plot, commands.compare, commands.export, commands.sweep, commands.collect, commands.data)
-    return {**{name: commands.recipe(name) for name in there}, **{other.__name__: other for other in others}}
+    return {**{name: commands.recipe(name) for name in commands.PAPER}, **{other.__name__: other for other in others}}
 
 
 def overview() -> str:

@@ -19,8 +19,9 @@ NAME = "collected.nc"
 def collect(folders: Sequence[Path], out: Path) -> tuple[Path, int, list[Path]]:
     """Join the finished runs in and below `folders`; the same runs always give the same numbers.
 
-    The file has one entry along `run` for every run: `path`, `command`, each option and each number of measures.json
-    under its own name, measures.json itself as text in `measures`. Where the runs have surfaces these are stacked along
+    The file has one entry along `run` for every run: `path`, `command`, each entry of config.json and each number of
+    measures.json by the way to it (`config.branches`, `options.seed`, `measures.gap.lo`), measures.json itself as text
+    in `measures`. Where the runs have surfaces these are stacked along
     `surface` (see `surfaces.load_stack`), and `run_of_surface` tells whose they are.
 
     Args:
@@ -79,22 +80,17 @@ def row(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     """The entries of one run."""
     file = path / "measures.json"
     text = file.read_text(encoding="utf-8") if file.exists() else "{}"
-    asked = {**record["config"], **record["options"]}
+    asked = {f"{part}.{key}": value for part in ("config", "options") for key, value in record[part].items()}
     asked = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in asked.items()}
-    return {
-        "path": str(path),
-        "command": record["command"],
-        **asked,
-        **dict(numbers(json.loads(text))),
-        "measures": text,
-    }
+    measured = dict(numbers(json.loads(text), "measures"))
+    return {"path": str(path), "command": record["command"], **asked, **measured, "measures": text}
 
 
-def numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """The single numbers of nested records, named by the way to them: ("gap.lo", 0.1)."""
+def numbers(content: Any, name: str) -> Iterator[tuple[str, float]]:
+    """The single numbers of nested records, named by the way to them: ("measures.gap.lo", 0.1)."""
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from numbers(value, f"{name}.{key}".strip(".").replace("/", " per "))
+            yield from numbers(value, f"{name}.{key}".replace("/", " per "))
     elif isinstance(content, int | float):
         yield name, float(content)
 

@@ -53,7 +53,7 @@ def measure(name: str, content: dict[str, Any]) -> None:
 
 
 def test_every_number_is_under_its_run(rng: np.random.Generator) -> None:
-    first = make("a", rng, hidden=[8, 8], dataset="mnist", limit=None, seed=3)
+    first = make("a", rng, hidden=[8, 8], dataset="mnist", limit=None, seed=3, branches=[1, 2])
     second = make("b/deep/er", rng, hidden=[8], dataset="cifar10", limit=5, surfaces=1)
     make("b/without", rng, surfaces=0, dataset="none", hidden=[])
     make("c", rng, finished=False)
@@ -64,11 +64,13 @@ def test_every_number_is_under_its_run(rng: np.random.Generator) -> None:
     with xarray.open_dataset(path, engine="h5netcdf") as data:
         assert dict(data.sizes)["run"] == 3
         assert list(data["path"].values) == ["runs/a", "runs/b/deep/er", "runs/b/without"]
-        assert list(data["hidden"].values) == ["8 8", "8", ""]
-        assert list(data["seed"].values) == [3, 0, 0]
-        assert np.array_equal(data["limit"].values, [np.nan, 5, np.nan], equal_nan=True)
-        assert np.array_equal(data["gap.lo"].values, [0.25, np.nan, -1], equal_nan=True)
-        assert np.array_equal(data["gap.hi"].values, [0.5, np.nan, np.nan], equal_nan=True)
+        assert list(data["config.hidden"].values) == ["8 8", "8", ""]
+        assert list(data["branches"].values) == [1, 2, 1]
+        assert list(data["config.branches"].values) == ["1 2", "", ""]
+        assert list(data["options.seed"].values) == [3, 0, 0]
+        assert np.array_equal(data["config.limit"].values, [np.nan, 5, np.nan], equal_nan=True)
+        assert np.array_equal(data["measures.gap.lo"].values, [0.25, np.nan, -1], equal_nan=True)
+        assert np.array_equal(data["measures.gap.hi"].values, [0.5, np.nan, np.nan], equal_nan=True)
         assert json.loads(str(data["measures"].values[0]))["rows"] == [1, 2]
         assert list(data["run_of_surface"].values) == [0, 0, 1]
     for found, made in zip(load_stack(path), [*first, *second], strict=True):
@@ -89,7 +91,7 @@ def test_runs_without_surfaces_make_a_table(rng: np.random.Generator) -> None:
     make("a", rng, surfaces=0)
     measure("a", {"hits": 7})
     path, _, _ = collection.collect([Path("runs")], Path("out"))
-    assert float(xarray.load_dataset(path, engine="h5netcdf")["hits"][0]) == 7
+    assert float(xarray.load_dataset(path, engine="h5netcdf")["measures.hits"][0]) == 7
 
 
 def test_damaged_surfaces_are_refused_and_an_earlier_file_stays(rng: np.random.Generator) -> None:
