@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from landscape import trees
 from landscape.streaming import chunked_sum
 
 Params = Any

@@ -1,5 +1,6 @@
 """Linear algebra on pytrees of arrays: the parameters of a network as one vector, and the working precision."""
 
+import importlib
 from contextlib import AbstractContextManager
 from functools import reduce
 from typing import Any
@@ -14,9 +15,7 @@ def float64() -> AbstractContextManager:
     """The context in which JAX computes in float64; the name of the switch moved between jax 0.7 and 0.10."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax import experimental
-
-    return experimental.enable_x64()
+    return importlib.import_module("jax.experimental").enable_x64()
 
 
 def vdot(a: Tree, b: Tree) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import export
 
 import landscape as ls
 from landscape import evaluators, networks, planes, storage, surfaces, trees
@@ -324,7 +325,7 @@ def test_the_evaluator_and_the_trainer_export_for_cpu_cuda_and_tpu():
     run = jax.jit(
         lambda t, d, x: block_sums(t, d, x, network=problem.network, losses=(problem.loss,), tile=tile, mesh=mesh)
     )
-    exported = jax.export.export(run, platforms=platforms)((shapes,) * 3, data, axes)
+    exported = export.export(run, platforms=platforms)((shapes,) * 3, data, axes)
     assert exported.platforms == platforms
     static = training._Static(problem.network, problem.loss, optax.sgd(0.1), 8)
     state = jax.eval_shape(
@@ -332,9 +333,7 @@ def test_the_evaluator_and_the_trainer_export_for_cpu_cuda_and_tpu():
     )
     step = jax.jit(lambda s, k, d: training._advance(static, s, k, d, 0, 3))
     assert (
-        jax.export.export(step, platforms=platforms)(
-            state, jax.random.split(jax.random.key(0), 2), problem.data
-        ).platforms
+        export.export(step, platforms=platforms)(state, jax.random.split(jax.random.key(0), 2), problem.data).platforms
         == platforms
     )
 

@@ -50,7 +50,22 @@ ORDER = (
         "modules",
     ),
     *("duality", "plots", "report", "comparison"),
-    *("options", "records", "runs", "parsing", "study", "given", "exploration", "explored", "explore", "paper", "sweeps", "collection", "commands", "__main__"),
+    *(
+        "options",
+        "records",
+        "runs",
+        "parsing",
+        "study",
+        "given",
+        "exploration",
+        "explored",
+        "explore",
+        "paper",
+        "sweeps",
+        "collection",
+        "commands",
+        "__main__",
+    ),
 )
 """A module imports only modules to its left; a package counts as one, and its modules must not run in circles."""
 
