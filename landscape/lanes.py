@@ -59,7 +59,11 @@ def trace(f: Callable[[Tree, jax.Array], jax.Array], params: Tree, example: Any,
         example: One example, or its shape and type.
         staged: True for parameters on a plane (triples), False for plain ones.
     """
-    return Restriction(tracing.flat(jax.make_jaxpr(f)(params, example)), staged)
+    found = Restriction(tracing.flat(jax.make_jaxpr(f)(params, example)), staged)
+    if found.axes(found.output).example:
+        return found
+    # Outputs that are the same for every example: one zero of the example gives them its axis.
+    return trace(lambda w, x: f(w, x) + 0 * x.reshape(-1)[:1], params, example, staged)
 
 
 class Cut(NamedTuple):
