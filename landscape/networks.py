@@ -74,9 +74,10 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], *, state: Literal["frozen"
         _refuse_state({type(variable).__name__ for _, variable in nnx.to_flat_state(rest)})
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        values = jax.tree.map(lambda shape: shape, shapes)
+        # Fresh copies: a module may advance its own counters, as recurrent cells do, and must not touch ours.
+        values, kept = (jax.tree.map(lambda leaf: leaf, part) for part in (shapes, rest))
         nnx.replace_by_pure_dict(values, params)
-        return nnx.merge(graph, values, rest)(x)
+        return nnx.merge(graph, values, kept)(x)
 
     return Network(lambda key: nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param)), apply)
 
