@@ -14,7 +14,7 @@ from landscape.problem import Problem
 Params = Any
 
 ON_A_LINE = 1e-4
-"""Smallest distance of the third solution from the line through the other two, relative to the distances among them."""
+"""Smallest height of the triangle of the three solutions, relative to its longest side."""
 
 
 class Plane(NamedTuple):
@@ -234,7 +234,8 @@ def _outline(tree: Params) -> str:
 
 
 def _refuse_line(height: float, first: float, second: float) -> None:
-    if not height > ON_A_LINE * max(first, second):
+    smallest, longest = first * height / max(first, second, 1e-300), max(first, second)
+    if not smallest > ON_A_LINE * longest:  # of the triangle's heights: any two of the solutions may coincide
         raise ValueError(
             "Three solutions must not lie on one line (or coincide): the distances from the first are "
             f"{first:.3g} and {second:.3g}, and the third is {height:.1e} away from the line through the first two.\n"
