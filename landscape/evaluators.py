@@ -18,9 +18,10 @@ from landscape.grids import Grid
 from landscape.losses import Loss
 from landscape.networks import MultiBranch
 from landscape.planes import Plane
-from landscape.problem import Problem, weighted_risk
+from landscape.problem import Problem, programs, weighted_risk
 from landscape.progress import Bar, showing
 from landscape.tiles import Tile, grid_sums, lay_out
+from landscape.tracing import program
 
 OPERATIONS_A_BLOCK = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}
 """Aim for one block of work on one device: a second or a few; how much is lost by an interruption."""
@@ -166,7 +167,7 @@ def _blocks(
         like = Signature.of(plane.origin)
         example = jax.ShapeDtypeStruct(problem.data.x.shape[1:], dtype)
         triple = tuple(jax.jit(lambda w: lay_out(problem.network, w, example))(w) for w in triple)
-    key = _key(problem, plane, grid, losses, plan.tile, layout) if settings.directory else ""
+    key = _key(problem, plane, grid, losses, (plan.tile, settings.precision), layout) if settings.directory else ""
     run = partial(
         block_sums,
         triple,
@@ -204,12 +205,12 @@ def _stored(file: Path | None, key: str) -> np.ndarray | None:
     return None if arrays is None else arrays["sums"]
 
 
-def _key(problem: Problem, plane: Plane, grid: Grid, losses: tuple[Loss, ...], tile: Tile, layout: _Layout) -> str:
-    names = [getattr(loss, "__name__", "") for loss in losses]
-    sizes = (tuple(tile), layout.blocks, dict(layout.mesh.shape))
-    return storage.fingerprint(
-        problem.data.fingerprint, repr(problem.network), names, tuple(plane)[:3], tuple(grid), sizes
-    )
+def _key(
+    problem: Problem, plane: Plane, grid: Grid, losses: tuple[Loss, ...], how: tuple[Tile, str], layout: _Layout
+) -> str:
+    sizes = (*how[0], how[1], layout.blocks, dict(layout.mesh.shape))
+    computed = (repr(problem.network), *programs(problem, losses))
+    return storage.fingerprint(problem.data.fingerprint, computed, tuple(plane)[:3], tuple(grid), sizes)
 
 
 def _block(problem: Problem, layout: _Layout, i: int, dtype: Any) -> tuple[np.ndarray, ...]:
@@ -274,7 +275,9 @@ def function_values(
     )
     dtype = _float_type(plane)
     axis, triple = jnp.asarray(grid.a, dtype), (plane.origin, plane.u, plane.v)
-    key = storage.fingerprint(triple, tuple(grid), names) if settings.directory else ""
+    key = ""
+    if settings.directory:
+        key = storage.fingerprint(triple, tuple(grid), names, settings.precision, program(values, plane.origin))
     rows = []
     with showing(settings.progress, "surface", len(grid.a) * len(grid.b), "points") as bar:
         for j, b in enumerate(grid.b):

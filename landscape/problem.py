@@ -1,6 +1,6 @@
 """Data, network and loss: the risk R(w) = Σ_n weight_n ℓ(f(w; x_n), y_n) / Σ_n weight_n and its derivatives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import lanes
+from landscape import lanes, tracing
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network, one_example
@@ -77,6 +77,19 @@ class Problem:
 
     def __repr__(self) -> str:
         return f"Problem({self.data}, {self.network}, {getattr(self.loss, '__name__', self.loss)})"
+
+
+def programs(problem: Problem, losses: Sequence[Loss]) -> list[str]:
+    """Fingerprints of what the network and every loss compute: what is kept on disk belongs to these, not to names.
+
+    Args:
+        problem: Data and network.
+        losses: Functions (outputs [N, C], y [N]) -> [N].
+    """
+    x, y = (jax.ShapeDtypeStruct((1, *t.shape[1:]), t.dtype) for t in (problem.data.x, problem.data.y))
+    params = jax.eval_shape(problem.network.init, jax.random.key(0))
+    outputs = jax.eval_shape(problem.network.apply, params, x)
+    return [tracing.program(problem.network.apply, params, x), *(tracing.program(f, outputs, y) for f in losses)]
 
 
 def weighted_risk(network: MultiBranch, loss: Loss, params: Params, data: Dataset) -> jax.Array:

@@ -1,12 +1,14 @@
 """A traced function as one flat list of equations: nested calls entered, loops relieved of what can be hoisted."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core as jcore
 
-from landscape import batching
+from landscape import batching, storage
 from landscape.batching import Equation
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"})
@@ -19,6 +21,28 @@ def flat(closed: jcore.ClosedJaxpr) -> jcore.ClosedJaxpr:
     """
     shapes = [v.aval for v in closed.jaxpr.invars]
     return jax.make_jaxpr(lambda *xs: _inline(closed.jaxpr, closed.consts, xs))(*shapes)
+
+
+def program(f: Callable[..., Any], *args: Any) -> str:
+    """Fingerprint of what a function computes: the same in every process, another for other numbers in its closure.
+
+    Args:
+        f: A function that JAX can trace.
+        args: Its arguments, or their shapes.
+
+    >>> program(lambda x: 2 * x, 1.0) == program(lambda y: 2 * y, 5.0)
+    True
+    >>> program(lambda x: 2 * x, 1.0) == program(lambda x: 3 * x, 1.0)
+    False
+    """
+    traced = flat(jax.make_jaxpr(f)(*args))
+    return storage.fingerprint(re.sub(r" at 0x[0-9a-f]+", "", str(traced.jaxpr)), list(map(_bits, traced.consts)))
+
+
+def _bits(constant: Any) -> Any:
+    """A constant as plain numbers, random keys included."""
+    is_key = jnp.issubdtype(jnp.result_type(constant), jax.dtypes.prng_key)
+    return jax.random.key_data(constant) if is_key else constant
 
 
 def _inline(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> list[Any]:

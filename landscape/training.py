@@ -18,8 +18,9 @@ from landscape import storage
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch
-from landscape.problem import Problem, minibatch_risk, streamed_risk
+from landscape.problem import Problem, minibatch_risk, programs, streamed_risk
 from landscape.progress import Bar, showing
+from landscape.tracing import program
 
 Params = Any
 
@@ -156,7 +157,7 @@ def train(
     keys = jax.device_put(keys, placed.split)
     static = _Static(problem.network, problem.loss, optimizer, batch_size)
     state = jax.device_put(_begin(static, keys, data, _repeated(start, count, len(keys))), placed.split)
-    saved = _Saved(directory, problem, keys, (steps, batch_size, record), trajectory, state)
+    saved = _Saved(directory, problem, keys, (steps, batch_size, record), trajectory, state, optimizer)
     state, done = saved.load(state)
     state = jax.device_put(state, placed.split)
 
@@ -271,15 +272,21 @@ class _Saved:
         sizes: tuple,
         trajectory: bool,
         state: State,
+        optimizer: optax.GradientTransformation,
     ) -> None:
         self.file = Path(directory) / "training.npz" if directory else None
         self.history: list[np.ndarray] = []
         self.path: list[Params] = []
         self.trajectory, self.written = trajectory, time.monotonic()
-        name = getattr(problem.loss, "__name__", "")
-        start = jax.tree.leaves(state.params)[0]
-        inputs = (jax.random.key_data(keys), sizes, name, repr(problem.network), start, trajectory)
-        self.key = storage.fingerprint(*inputs, problem.data.fingerprint) if directory else ""
+        self.key = ""
+        if directory:
+            inputs = (jax.random.key_data(keys), sizes, repr(problem.network), state.params, trajectory)
+            update = jax.vmap(optimizer.update)
+            computed = [
+                *programs(problem, [problem.loss]),
+                program(update, state.params, state.optimizer, state.params),
+            ]
+            self.key = storage.fingerprint(*inputs, problem.data.fingerprint, computed)
 
     def load(self, state: State) -> tuple[State, int]:
         """The stored state and its step; the state given and 0 where none is stored."""
