@@ -15,6 +15,8 @@ Tree = Any
 
 VALUES_A_STEP = 800
 """Hidden values of one example that a step of the grid loop should hold on a CPU: enough to keep its product busy."""
+UNITS_A_CHUNK = 512
+"""Most branches of one unit whose first layer is held at a time on a CPU: more are no faster and only cost memory."""
 LANES_ON_CPU = (64, 1024)
 """Smallest and largest number of examples in a chunk on a CPU."""
 GIB = 2**30
@@ -183,7 +185,8 @@ def _cpu_tile(found: list[Cost], share: int, sizes: tuple[int, tuple[int, int], 
     if outputs == 1 and all(c.reduction == 1 for c in found):
         # One unit a branch: a step takes one branch and a whole row of points, so that the sum stays in registers.
         n = _even(share, LANES_ON_CPU[0])
-        return Tile(n, min(branches, max(1, memory // (8 * 5 * item * values * n))), 1, min(a, 256))
+        most = min(UNITS_A_CHUNK, max(1, memory // (8 * 5 * item * values * n)))
+        return Tile(n, math.ceil(branches / math.ceil(branches / most)), 1, min(a, 256))
     step = min(branches, max(1, VALUES_A_STEP // values))
     n = cache_bytes() // (5 * item * step * values)
     return Tile(_even(share, min(max(n, LANES_ON_CPU[0]), LANES_ON_CPU[1])), step, step, 1)
