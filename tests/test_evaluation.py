@@ -1,100 +1,118 @@
 """Surfaces equal an independent float64 loop, whatever the tile, the devices and the interruptions."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import oracles
 import pytest
-from jax import export
 
 import landscape as ls
-from landscape import evaluators, networks, planes, storage, surfaces, trees
-from landscape.evaluators import Settings, block_sums
+from landscape import evaluation, evaluators, networks, planes, storage, trees
 from landscape.tiles import Tile
 
 
-def oracle(w, x, y, average):
-    """Risk of one-hidden-layer ReLU branches by loops over branches in NumPy, float64."""
-    first, last = (np.asarray(layer["kernel"], float) for layer in w)
-    f = sum(np.maximum(x @ first[i], 0) @ last[i] for i in range(len(first)))
-    f = f / len(first) if average else f
-    if f.shape[1] == 1:
-        return np.maximum(0, 1 - y * f[:, 0]).mean()
-    margins = 1 + f - f[np.arange(len(y)), y][:, None]
-    return (np.maximum(margins, 0).sum(1) - 1).mean()
-
-
-def case(rng, outputs=1, branches=7, examples=45, inputs=6, hidden=3, average=False):
+def case(rng, outputs=1, branches=7, examples=45, inputs=6, hidden=3, average=False) -> tuple[ls.Problem, ls.Plane]:
+    """Two-layer ReLU branches on weighted examples, and a plane through three of their random parameters."""
     x = rng.normal(size=(examples, inputs)).astype("f4")
     y = np.sign(rng.normal(size=examples)).astype("f4") if outputs == 1 else rng.integers(0, outputs, examples)
     network = ls.MultiBranch(networks.relu_branch(inputs, hidden, outputs), branches, average=average)
     loss = ls.losses.hinge if outputs == 1 else ls.losses.multiclass_hinge
-    problem = ls.Problem(ls.Dataset(x, y), network, loss)
-    solutions = [network.init(jax.random.key(int(k))) for k in rng.integers(0, 10**6, 3)]
-    return problem, planes.through_solutions(*solutions)
+    problem = ls.Problem(ls.Dataset(x, y, rng.uniform(0.5, 1.5, examples)), network, loss)
+    return problem, plane_of(network, rng)
 
 
-def expected(problem, plane, grid):
-    x, y = np.asarray(problem.data.x, float), np.asarray(problem.data.y)
-    o, u, v = (jax.tree.map(lambda t: np.asarray(t, float), part) for part in (plane.origin, plane.u, plane.v))
-    values = np.zeros((len(grid.a), len(grid.b)))
-    for i, j in np.ndindex(values.shape):
-        w = jax.tree.map(lambda p, q, r, i=i, j=j: p + grid.a[i] * q + grid.b[j] * r, o, u, v)
-        values[i, j] = oracle(w, x, y, problem.network.average)
-    return values
+def plane_of(network: ls.MultiBranch, rng: np.random.Generator) -> ls.Plane:
+    init = jax.jit(network.init)
+    return planes.through_solutions(*(init(jax.random.key(int(k))) for k in rng.integers(0, 10**6, 3)))
 
 
-TILES = [None, Tile(16, 7, 7, 1), Tile(8, 4, 2, 3), Tile(48, 3, 1, 9), Tile(16, 1, 1, 2)]
+def expected(problem: ls.Problem, plane: ls.Plane, grid: ls.Grid, *forwards: oracles.Branch) -> np.ndarray:
+    """The surface by loops over points and branches."""
+    x, y, weight = (np.asarray(t) for t in (problem.data.x, problem.data.y, problem.data.weight))
+    loss = {ls.losses.hinge: oracles.hinge, ls.losses.squared: oracles.squared}.get(
+        problem.loss, oracles.multiclass_hinge
+    )
+
+    def risk(w: Any) -> float:
+        groups = zip(forwards or [oracles.mlp()], w if forwards else [w], strict=True)
+        return oracles.risk(oracles.network(list(groups), x, problem.network.average), y, weight.astype(float), loss)
+
+    return oracles.surface(plane[:3], grid, risk)
 
 
-@pytest.mark.parametrize(("tile", "outputs"), list(itertools.product(TILES, (1, 4))), ids=str)
-def test_surfaces_equal_an_independent_loop(tile, outputs):
+def random_tile(rng: np.random.Generator) -> Tile:
+    branches = int(rng.integers(1, 9))
+    return Tile(int(rng.integers(1, 7)) * 8, branches, int(rng.integers(1, branches + 1)), int(rng.integers(1, 7)))
+
+
+TILES: dict[str, Callable[[np.random.Generator], Tile | None]] = {
+    "chosen": lambda rng: None,
+    "whole": lambda rng: Tile(48, 7, 7, 5),
+    "ragged": lambda rng: Tile(8, 4, 2, 3),
+    "random": random_tile,
+}
+
+
+@pytest.mark.parametrize(("tile", "outputs"), list(itertools.product(TILES, (1, 10))))
+def test_surfaces_equal_an_independent_loop(tile: str, outputs: int) -> None:
     seed = np.random.SeedSequence().entropy
     rng = np.random.default_rng(seed)
     problem, plane = case(rng, outputs, average=bool(rng.integers(2)))
-    grid = ls.grid_around(plane, (5, 4))
+    grid, sizes = ls.grid_around(plane, (5, 4)), TILES[tile](rng)
     wanted = expected(problem, plane, grid)
-    found = ls.evaluate(problem, plane, grid, tile=tile, progress=False)
-    np.testing.assert_allclose(found.risk, wanted, rtol=2e-5, atol=2e-5 * wanted.max(), err_msg=str(seed))
+    found = ls.evaluate(problem, plane, grid, tile=sizes, progress=False)
+    np.testing.assert_allclose(found.risk, wanted, rtol=2e-5, atol=1e-6, err_msg=f"{seed} {sizes}")
     assert found.metadata["checks"]["deterministic"]
     assert found.metadata["checks"]["max_difference"] < 1e-5 * max(1, wanted.max())
-    direct = [problem.risk(plane.at(tuple(ab))) for ab in plane.anchors]
-    np.testing.assert_allclose(found.anchor_risk, direct, rtol=1e-5, atol=1e-6)
+    for ab, risk in zip(plane.anchors, found.anchor_risk, strict=True):
+        direct = expected(problem, plane, ls.Grid(*ab.reshape(2, 1)))
+        np.testing.assert_allclose(risk, direct[0, 0], rtol=2e-5, atol=1e-6, err_msg=f"{seed}")
 
 
-def test_one_device_equals_four_and_rows_are_shared_when_examples_are_few():
+def test_the_solutions_are_points_of_the_surface() -> None:
     rng = np.random.default_rng()
-    for examples in (45, 3):
-        problem, plane = case(rng, examples=examples)
-        grid = ls.grid_around(plane, (5, 6))
-        tile = Tile(8, 7, 7, 1)
-        one, four = (
-            ls.evaluate(problem, plane, grid, tile=tile, devices=jax.local_devices()[:d], progress=False)
-            for d in (1, 4)
-        )
-        np.testing.assert_allclose(one.risk, four.risk, rtol=1e-6)
+    problem, plane = case(rng)
+    grid = ls.Grid(np.unique(plane.anchors[:, 0]), np.unique(plane.anchors[:, 1]))
+    found = ls.evaluate(problem, plane, grid, progress=False)
+    for ab, risk in zip(plane.anchors, found.anchor_risk, strict=True):
+        i, j = (int(np.flatnonzero(axis == value)[0]) for axis, value in zip(grid, ab, strict=True))
+        np.testing.assert_allclose(found.risk[i, j], risk, rtol=1e-5)
 
 
-def test_groups_of_different_branches():
+@pytest.mark.parametrize("examples", [45, 3])
+def test_one_device_equals_four_and_rows_are_shared_when_examples_are_few(examples: int) -> None:
+    problem, plane = case(np.random.default_rng(), examples=examples)
+    grid = ls.grid_around(plane, (5, 6))
+    one, four = (
+        ls.evaluate(problem, plane, grid, tile=Tile(8, 7, 7, 1), devices=jax.local_devices()[:d], progress=False)
+        for d in (1, 4)
+    )
+    np.testing.assert_allclose(one.risk, four.risk, rtol=1e-6)
+    assert four.metadata["device"].startswith("4 x")
+
+
+def test_groups_of_different_branches() -> None:
     rng = np.random.default_rng()
     kinds = [networks.relu_branch(6, 2, 1), networks.mlp_branch((6, 3, 2, 1), jnp.tanh, bias=True)]
     network = ls.MultiBranch(kinds, [3, 2])
     x, y = rng.normal(size=(20, 6)).astype("f4"), np.sign(rng.normal(size=20)).astype("f4")
-    problem = ls.Problem(ls.Dataset(x, y), network, ls.losses.squared)
-    plane = planes.through_solutions(*(network.init(jax.random.key(k)) for k in range(3)))
+    problem, plane = ls.Problem(ls.Dataset(x, y), network, ls.losses.squared), plane_of(network, rng)
     grid = ls.grid_around(plane, (3, 4))
     found = ls.evaluate(problem, plane, grid, tile=Tile(8, 2, 1, 1), progress=False)
-    wanted = [[problem.risk(plane.at((a, b))) for b in grid.b] for a in grid.a]
-    np.testing.assert_allclose(found.risk, wanted, rtol=1e-5)
+    wanted = expected(problem, plane, grid, oracles.mlp(), oracles.mlp("tanh"))
+    np.testing.assert_allclose(found.risk, wanted, rtol=2e-5)
 
 
-def test_float64_throughout():
+def test_float64_throughout() -> None:
     with trees.float64():
-        rng = np.random.default_rng()
-        problem, plane = case(rng)
-        problem = ls.Problem(ls.Dataset(problem.data.x.astype(float), problem.data.y), problem.network, problem.loss)
+        problem, plane = case(np.random.default_rng())
+        problem = ls.Problem(
+            ls.Dataset(problem.data.x.astype(float), problem.data.y, problem.data.weight), problem.network, problem.loss
+        )
         plane = planes.through_solutions(
             *(jax.tree.map(lambda t: t.astype(float), plane.at(tuple(ab))) for ab in plane.anchors)
         )
@@ -103,7 +121,7 @@ def test_float64_throughout():
         np.testing.assert_allclose(found.risk, expected(problem, plane, grid), rtol=1e-12)
 
 
-def test_each_tile_shape_is_traced_once(monkeypatch):
+def test_each_tile_shape_is_traced_once(monkeypatch) -> None:
     monkeypatch.setattr(evaluators, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     problem, plane = case(np.random.default_rng(), examples=200)
     calls = []
@@ -113,239 +131,136 @@ def test_each_tile_shape_is_traced_once(monkeypatch):
         return ls.losses.hinge(outputs, y)
 
     grid, tile = ls.grid_around(plane, (5, 4)), Tile(8, 7, 7, 1)
-    settings = Settings("highest", None, tile, tuple(jax.local_devices()[:1]), None, False, lambda: None)
+    settings = evaluators.Settings("highest", None, tile, tuple(jax.local_devices()[:1]), None, False, lambda: None)
     evaluators.problem_means(problem, plane, grid, [counted], settings)
     assert len(calls) == 1, calls
 
 
-def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path, monkeypatch):
+def stopping(at: int) -> Callable[[], None]:
+    """A `check_stop` that asks to stop at its n-th call."""
+    count = itertools.count(1)
+
+    def check() -> None:
+        if next(count) == at:
+            raise storage.Stopped
+
+    return check
+
+
+def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(evaluators, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     problem, plane = case(np.random.default_rng(), examples=200)
-    grid, tile = ls.grid_around(plane, (5, 4)), Tile(8, 7, 7, 1)
-    options = {"tile": tile, "devices": jax.local_devices()[:1], "progress": False}
+    grid = ls.grid_around(plane, (5, 4))
+    options = {"tile": Tile(8, 7, 7, 1), "devices": jax.local_devices()[:1], "progress": False}
     whole = ls.evaluate(problem, plane, grid, **options)
-    stops = iter([None, None, storage.Stopped(), *[None] * 100])
-
-    def stop():
-        if error := next(stops):
-            raise error
-
     with pytest.raises(storage.Stopped):
-        ls.evaluate(problem, plane, grid, directory=tmp_path, check_stop=stop, **options)
+        ls.evaluate(problem, plane, grid, directory=tmp_path, check_stop=stopping(3), **options)
     blocks = sorted(tmp_path.glob("block-*.npz"))
     assert len(blocks) == 3
     blocks[1].write_bytes(blocks[1].read_bytes()[:-7])
     with pytest.warns(UserWarning, match="computed again"):
         again = ls.evaluate(problem, plane, grid, directory=tmp_path, **options)
     assert (again.risk == whole.risk).all()
+    times = {block: block.stat().st_mtime_ns for block in tmp_path.glob("block-*.npz")}
+    assert (ls.evaluate(problem, plane, grid, directory=tmp_path, **options).risk == whole.risk).all()
+    assert times == {block: block.stat().st_mtime_ns for block in tmp_path.glob("block-*.npz")}
 
 
-def compiled(branches, examples, points=(5, 4), tile=None):
-    network = ls.MultiBranch(networks.relu_branch(10), branches, average=False)
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    tile = tile or Tile(64, 50, 50, 1)
-    data = tuple(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((examples, 10), (examples,), (examples,)))
-    axes = tuple(jax.ShapeDtypeStruct((p,), jnp.float32) for p in points)
-    mesh = jax.make_mesh(
-        (1, 1), ("points", "examples"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
-    )
-    lowered = block_sums.lower(
-        (shapes,) * 3, data, axes, network=network, losses=(ls.losses.hinge,), tile=tile, mesh=mesh
-    )
-    return lowered, trees.nbytes(shapes)
+def test_functions_are_interrupted_and_continued_as_well(tmp_path) -> None:
+    _, plane = case(np.random.default_rng())
+    grid = ls.grid_around(plane, (3, 4))
+    whole = ls.evaluate(trees.norm, plane, grid, progress=False)
+    with pytest.raises(storage.Stopped):
+        ls.evaluate(trees.norm, plane, grid, directory=tmp_path, check_stop=stopping(2), progress=False)
+    assert len(list(tmp_path.glob("block-*.npz"))) == 2
+    again = ls.evaluate(trees.norm, plane, grid, directory=tmp_path, progress=False)
+    assert (again.risk == whole.risk).all()
 
 
-def test_temporary_memory_is_flat_in_branches_and_examples():
-    sizes = [(1000, 128), (8000, 128), (1000, 1024)]
-    found = [
-        (lowered.compile().memory_analysis().temp_size_in_bytes, size)
-        for lowered, size in (compiled(*s) for s in sizes)
-    ]
-    (base, weights), *others = found
-    assert all(temporary <= base * 1.05 + 4096 for temporary, _ in others), found
-    chunk = 8 * 64 * (3 * 50 + 2 * 5 * 4) * 4  # triples and outputs of a tile, with room
-    assert base < weights + chunk, (base, weights, chunk)
+def test_blocks_of_another_loss_branch_or_function_are_not_taken_for_ones_own(tmp_path) -> None:
+    rng = np.random.default_rng()
+    problem, plane = case(rng)
+    grid, one = ls.grid_around(plane, (3, 2)), {"devices": jax.local_devices()[:1], "progress": False}
+    branches = [networks.mlp_branch((6, 3, 1), f) for f in (jax.nn.relu, jnp.tanh)]
+    losses = [lambda f, y: (f[:, 0] - y) ** 2, lambda f, y: jnp.abs(f[:, 0] - y)]
+    made_of = [(branches[0], losses[0]), (branches[0], losses[1]), (branches[1], losses[0])]
+    problems = [ls.Problem(problem.data, ls.MultiBranch(branch, 7), loss) for branch, loss in made_of]
+    functions = [lambda w: 2 * trees.norm(w), lambda w: 3 * trees.norm(w)]
+    for made in (*problems, *functions):
+        kept, fresh = (ls.evaluate(made, plane, grid, directory=d, **one) for d in (tmp_path, None))
+        np.testing.assert_array_equal(kept.risk, fresh.risk)
 
 
-def test_the_number_of_operations_does_not_grow():
-    counts = {
-        len(compiled(*s)[0].as_text().splitlines())
-        for s in [(1000, 128, (5, 4)), (4000, 128, (5, 4)), (1000, 1024, (5, 4)), (1000, 128, (25, 24))]
-    }
-    assert len(counts) == 1, counts
+def test_out_of_memory_halves_the_tile_and_says_so(monkeypatch) -> None:
+    problem, plane = case(np.random.default_rng(), examples=200)
+    grid, run, tiles = ls.grid_around(plane, (3, 2)), evaluators.block_sums, []
+
+    def scarce(*args, tile: Tile, **options):
+        tiles.append(tile)
+        if tile.examples * tile.branches > 200:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.")
+        return run(*args, tile=tile, **options)
+
+    options = {"tile": Tile(128, 7, 7, 1), "devices": jax.local_devices()[:1], "progress": False}
+    whole = ls.evaluate(problem, plane, grid, **options)
+    monkeypatch.setattr(evaluators, "block_sums", scarce)
+    with pytest.warns(UserWarning, match="out of memory; going on with half"):
+        found = ls.evaluate(problem, plane, grid, **options)
+    assert [(t.examples, t.branches) for t in tiles[:3]] == [(128, 7), (64, 7), (64, 3)]
+    np.testing.assert_allclose(found.risk, whole.risk, rtol=1e-6)
+    assert found.metadata["tile"] == [64, 3, 3, 1]
 
 
-def test_layers_plain_functions_and_files(tmp_path):
+def test_layers_are_evaluated_in_the_same_pass() -> None:
     problem, plane = case(np.random.default_rng(), outputs=4)
     grid = ls.grid_around(plane, (4, 3))
 
     def wrong(outputs, y):
         return 1.0 * (outputs.argmax(-1) != y)
 
-    surface = ls.evaluate(problem, plane, grid, layers={"error": wrong}, progress=False)
-    other = ls.evaluate(lambda w: {"risk": problem.risk(w), "norm": trees.norm(w)}, plane, grid, progress=False)
-    np.testing.assert_allclose(surface.risk, other.risk, rtol=1e-5)
-    assert set(other.layers) == {"norm"}
-    assert ((surface.layers["error"] >= 0) & (surface.layers["error"] <= 1)).all()
-    surface.save(tmp_path / "surface.nc")
-    back = ls.Surface.load(tmp_path / "surface.nc")
-    assert (back.risk == surface.risk).all()
-    assert (back.layers["error"] == surface.layers["error"]).all()
-    assert dict(back.metadata) == dict(surface.metadata)
-    surfaces.save_stack(tmp_path / "stack.nc", [surface, surface])
-    assert len(surfaces.load_stack(tmp_path / "stack.nc")) == 2
-    with pytest.raises(ValueError, match="holds 2 surfaces"):
-        ls.Surface.load(tmp_path / "stack.nc")
-    line = ls.evaluation.profile(problem, plane.origin, plane.at(tuple(plane.anchors[1])), points=3)
-    np.testing.assert_allclose(line[[0, 2]], surface.anchor_risk[:2], rtol=1e-5)
+    found = ls.evaluate(problem, plane, grid, layers={"error": wrong}, progress=False)
+    np.testing.assert_allclose(found.risk, expected(problem, plane, grid), rtol=2e-5)
+    x, y = np.asarray(problem.data.x, float), np.asarray(problem.data.y)
+    weight = np.asarray(problem.data.weight, float)
+
+    def errors(w) -> float:
+        f = oracles.network([(oracles.mlp(), w)], x, problem.network.average)
+        return float(weight @ (f.argmax(-1) != y) / weight.sum())
+
+    np.testing.assert_allclose(found.layers["error"], oracles.surface(plane[:3], grid, errors), atol=1e-5)
 
 
-def test_bad_input_is_refused_with_advice():
+def test_any_function_of_the_parameters() -> None:
     problem, plane = case(np.random.default_rng())
-    w = plane.origin
-    with pytest.raises(ValueError, match="at least 2 points"):
-        ls.grid_around(plane, 1)
-    with pytest.raises(ValueError, match="one line"):
-        planes.through_solutions(w, trees.scale(2.0, w), trees.scale(3.0, w))
-    with pytest.raises(ValueError, match="same parameters"):
-        planes.through_solutions(w, w[0], w)
+    grid = ls.grid_around(plane, (4, 3))
+    found = ls.evaluate(lambda w: {"norm": trees.norm(w), "risk": problem.risk(w)}, plane, grid, progress=False)
+    np.testing.assert_allclose(found.risk, expected(problem, plane, grid), rtol=2e-5)
+    norms = oracles.surface(plane[:3], grid, lambda w: np.sqrt(sum((layer["kernel"] ** 2).sum() for layer in w)))
+    assert set(found.layers) == {"norm"}
+    np.testing.assert_allclose(found.layers["norm"], norms, rtol=1e-5)
+    single = ls.evaluate(trees.norm, plane, grid, progress=False)
+    np.testing.assert_allclose(single.risk, norms, rtol=1e-5)
+    np.testing.assert_allclose(single.anchor_risk, [trees.norm(plane.at(tuple(ab))) for ab in plane.anchors], rtol=1e-5)
+    line = evaluation.profile(problem, plane.origin, plane.at(tuple(plane.anchors[1])), points=3)
+    np.testing.assert_allclose(line[[0, 2]], [problem.risk(plane.at(tuple(ab))) for ab in plane.anchors[:2]], rtol=1e-5)
+
+
+def test_bad_input_is_refused_with_advice() -> None:
+    problem, plane = case(np.random.default_rng())
+    spoilt = plane._replace(u=trees.scale(jnp.nan, plane.u))
     with pytest.raises(ValueError, match="not finite"):
-        planes.through_solutions(w, trees.scale(jnp.nan, w), w)
-    with pytest.raises(ValueError, match="at least 1"):
-        ls.MultiBranch(networks.relu_branch(3), 0)
-    with pytest.raises(ValueError, match="GiB are allowed"):
+        ls.evaluate(problem, spoilt)
+    with pytest.raises(ValueError, match="at least 2 finite, strictly increasing"):
+        ls.evaluate(problem, plane, ls.Grid([0.0], [0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"needs .* GiB are allowed(.|\n)*Raise --memory"):
         ls.evaluate(problem, plane, memory=1000)
     with pytest.raises(ValueError, match="do not belong"):
         ls.evaluate(ls.Problem(problem.data, networks.relu_branch(6), problem.loss), plane)
     count = itertools.count()
-    with pytest.raises(ValueError, match="deterministic"):
+    with pytest.raises(ValueError, match=r"deterministic(.|\n)*random keys"):
         ls.evaluate(lambda w: trees.norm(w) + next(count), plane, progress=False)
-    with pytest.raises(ValueError, match="scalar"):
-        ls.evaluate(lambda w: jnp.ones(2), plane, progress=False)
-
-
-def test_planes_have_the_solutions_as_anchors():
-    rng = np.random.default_rng()
-    solutions = [
-        {"w": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32), "b": jnp.asarray(rng.normal(size=3), jnp.float32)}
-        for _ in range(3)
-    ]
-    straight, oblique = planes.through_solutions(*solutions), planes.oblique_through_solutions(*solutions)
-    for plane in (straight, oblique):
-        for ab, w in zip(plane.anchors, solutions, strict=True):
-            for x, y in zip(jax.tree.leaves(plane.at(tuple(ab))), jax.tree.leaves(w), strict=True):
-                np.testing.assert_allclose(x, y, atol=2e-5)
-    gram = [[trees.vdot(p, q) for q in straight[1:3]] for p in straight[1:3]]
-    np.testing.assert_allclose(gram, np.eye(2), atol=1e-5)
-    np.testing.assert_allclose(trees.norm(oblique.u), trees.norm(solutions[2]), rtol=1e-5)
-    np.testing.assert_allclose(oblique.anchors.mean(0), 0, atol=1e-6)
-
-
-def test_training_resumes_to_the_last_bit_and_seeds_are_independent(tmp_path, monkeypatch):
-    from landscape import training
-
-    monkeypatch.setattr(training, "SECONDS_A_SAVE", 0.0)
-    monkeypatch.setattr(training, "SECONDS_A_CALL", 0.0)
-    problem, _ = case(np.random.default_rng(), examples=40)
-    keys = jax.random.split(jax.random.key(5), 3)
-    options = {"steps": 23, "batch_size": 8, "record": 5, "progress": False}
-    whole = ls.train(problem, keys, optax.adam(0.01), trajectory=True, **options)
-    stops = iter([None] * 4 + [storage.Stopped()] + [None] * 100)
-
-    def stop():
-        if error := next(stops):
-            raise error
-
-    with pytest.raises(storage.Stopped):
-        ls.train(problem, keys, optax.adam(0.01), trajectory=True, directory=tmp_path, check_stop=stop, **options)
-    again = ls.train(problem, keys, optax.adam(0.01), trajectory=True, directory=tmp_path, **options)
-    for x, y in zip(
-        jax.tree.leaves((whole.params, whole.trajectory)),
-        jax.tree.leaves((again.params, again.trajectory)),
-        strict=True,
-    ):
-        assert (np.asarray(x) == np.asarray(y)).all()
-    assert (whole.history == again.history).all()
-    assert whole.history.shape == (3, 6)
-    assert jax.tree.leaves(whole.trajectory)[0].shape[:2] == (3, 6)
-    assert len(list(whole)) == 3
-    alone = ls.train(problem, keys[1:2], optax.adam(0.01), **options)
-    for x, y in zip(jax.tree.leaves(alone[0]), jax.tree.leaves(whole[1]), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
-    whole.save(tmp_path / "solutions.npz", "key")
-    loaded = training.Solutions.load(tmp_path / "solutions.npz", "key", whole[0])
-    assert (loaded.risk == whole.risk).all()
-    with pytest.raises(storage.Corrupted, match="other inputs"):
-        training.Solutions.load(tmp_path / "solutions.npz", "another", whole[0])
-
-
-def test_minibatches_are_drawn_without_replacement():
-    """A linear network on unit vectors: after one epoch every weight has moved by the same amount, once."""
-    size = 12
-    branch = networks.mlp_branch((size, 1))
-    problem = ls.Problem(ls.Dataset(np.eye(size, dtype="f4"), np.ones(size, "f4")), branch, lambda f, y: f[:, 0] * y)
-    start = jax.tree.map(lambda s: jnp.zeros((2, *s.shape)), jax.eval_shape(problem.network.init, jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(0), 2)
-    steps = {4: ls.train(problem, keys, optax.sgd(1.0), steps=4, batch_size=3, start=start, progress=False)}
-    steps[1] = ls.train(problem, keys, optax.sgd(1.0), steps=1, batch_size=3, start=start, progress=False)
-    moved = np.asarray(jax.tree.leaves(steps[4].params)[0]).reshape(2, -1)
-    np.testing.assert_allclose(moved, -1 / 3, rtol=1e-6)
-    first = np.asarray(jax.tree.leaves(steps[1].params)[0]).reshape(2, -1) != 0
-    assert first.sum(1).tolist() == [3, 3]
-
-
-def test_training_stops_by_its_criterion_and_refuses_nonsense():
-    problem, _ = case(np.random.default_rng(), examples=40)
-    keys = jax.random.split(jax.random.key(5), 2)
-    found = ls.train(problem, keys, optax.sgd(0.0), steps=1000, batch_size=8, tolerance=1e-6, record=10, progress=False)
-    assert found.converged.all()
-    assert found.steps[-1] == 50
-    for wrong, message in (
-        ({"steps": 0}, "at least 1"),
-        ({"batch_size": 41}, "between 1 and"),
-        ({"keys": keys[0]}, "several"),
-    ):
-        options = {"keys": keys, "steps": 5, "batch_size": 8} | wrong
-        with pytest.raises(ValueError, match=message):
-            ls.train(problem, options.pop("keys"), optax.sgd(0.1), progress=False, **options)
-
-
-def test_the_evaluator_and_the_trainer_export_for_cpu_cuda_and_tpu():
-    from landscape import training
-
-    platforms = ("cpu", "cuda", "tpu")
-    problem, _ = case(np.random.default_rng(), outputs=4, examples=32)
-    tile = Tile(16, 4, 2, 3)
-    mesh = jax.make_mesh(
-        (1, 1), ("points", "examples"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
-    )
-    shapes = jax.eval_shape(problem.network.init, jax.random.key(0))
-    data = tuple(jax.ShapeDtypeStruct(s, d) for s, d in (((32, 6), "f4"), ((32,), "i4"), ((32,), "f4")))
-    axes = tuple(jax.ShapeDtypeStruct((n,), "f4") for n in (5, 4))
-    run = jax.jit(
-        lambda t, d, x: block_sums(t, d, x, network=problem.network, losses=(problem.loss,), tile=tile, mesh=mesh)
-    )
-    exported = export.export(run, platforms=platforms)((shapes,) * 3, data, axes)
-    assert exported.platforms == platforms
-    static = training._Static(problem.network, problem.loss, optax.sgd(0.1), 8)
-    state = jax.eval_shape(
-        lambda k: training._begin(static, k, problem.data, None), jax.random.split(jax.random.key(0), 2)
-    )
-    step = jax.jit(lambda s, k, d: training._advance(static, s, k, d, 0, 3))
-    assert (
-        export.export(step, platforms=platforms)(state, jax.random.split(jax.random.key(0), 2), problem.data).platforms
-        == platforms
-    )
-
-
-def test_the_largest_cell_of_figure_4_has_a_plan_and_is_refused_where_it_does_not_fit():
-    network = ls.MultiBranch(networks.mlp_branch((3072, 8, 8, 8, 10), summed_over=50_000), 50_000, average=False)
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    assert round(trees.size(shapes) / 1e9, 2) == 1.24
-    example = jax.ShapeDtypeStruct((3072,), jnp.float32)
-    options = {"outputs": 10, "examples": 50_000, "points": (51, 51)}
-    plan = ls.evaluation.costs.plan(network, shapes, example, memory=40 * 2**30, **options)
-    assert 3 * trees.nbytes(shapes) < plan.nbytes < 40 * 2**30
-    assert plan.temporary < trees.nbytes(shapes)
-    with pytest.raises(ValueError, match=r"needs 1[3-9]\.\d+ GiB"):
-        ls.evaluation.costs.plan(network, shapes, example, memory=8 * 2**30, **options)
+    for risk in (lambda w: jnp.ones(2), lambda w: {}, lambda w: {"risk": jnp.ones(2)}):
+        with pytest.raises(ValueError, match="scalar"):
+            ls.evaluate(risk, plane, progress=False)
+    with pytest.raises(ValueError, match="at least 2 points"):
+        evaluation.profile(problem, plane.origin, plane.origin, points=1)
