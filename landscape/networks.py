@@ -37,20 +37,29 @@ def one_example(network: Network, params: Params, example: jax.Array) -> Callabl
     Raises:
         ValueError: Its outputs are neither [N, C] for a batch nor [C] for one example.
     """
-    batch = [jax.ShapeDtypeStruct((n, *example.shape), example.dtype) for n in (1, 2)]
-    try:
-        shapes = [jax.eval_shape(network.apply, params, x).shape for x in batch]
-    except (TypeError, ValueError):
-        shapes = [(), ()]
-    if shapes[0][:1] == (1,) and shapes[1][:1] == (2,) and len(shapes[0]) in (1, 2):
+    batches = [jax.ShapeDtypeStruct((n, *example.shape), example.dtype) for n in (1, 2)]
+    one, two = (_shape(network, params, x) for x in batches)
+    alone = _shape(network, params, example)
+    for_batches = one is not None and two is not None and one[:1] == (1,) and two[:1] == (2,) and len(one) in (1, 2)
+    # What takes a plain vector x and returns one with as many outputs was written for it, whatever it does to a batch.
+    for_one = len(example.shape) == 1 and alone is not None and len(alone) == 1
+    if for_batches and not (for_one and alone == (math.prod(one),)):
         return lambda w, x: network.apply(w, x[None]).reshape(-1)
-    alone = jax.eval_shape(network.apply, params, example)
-    if math.prod(alone.shape) != max((*alone.shape, 1)):
+    alone = jax.eval_shape(network.apply, params, example).shape  # raises its own error where it takes neither
+    if math.prod(alone) != max((*alone, 1)):
         raise ValueError(
             f"A network must map examples {example.shape} to one vector of outputs each; this one maps a batch of two "
-            f"to shape {shapes[1]} and one example to {alone.shape}.\n  Let it end with a flat layer."
+            f"to shape {two} and one example to {alone}.\n  Let it end with a flat layer."
         )
     return lambda w, x: network.apply(w, x).reshape(-1)
+
+
+def _shape(network: Network, params: Params, x: Any) -> tuple[int, ...] | None:
+    """Shape of the outputs; None where the network does not take such an input."""
+    try:
+        return jax.eval_shape(network.apply, params, x).shape
+    except (TypeError, ValueError):
+        return None
 
 
 def from_flax(make: Callable[[nnx.Rngs], nnx.Module], *, state: Literal["frozen"] | None = None) -> Network:
