@@ -40,10 +40,10 @@ def one_example(network: Network, params: Params, example: jax.Array) -> Callabl
     batches = [jax.ShapeDtypeStruct((n, *example.shape), example.dtype) for n in (1, 2)]
     one, two = (_shape(network, params, x) for x in batches)
     alone = _shape(network, params, example)
-    for_batches = one is not None and two is not None and one[:1] == (1,) and two[:1] == (2,) and len(one) in (1, 2)
+    for_batches = one and two and one[:1] == (1,) and two[:1] == (2,) and len(one) in (1, 2)
     # What takes a plain vector x and returns one with as many outputs was written for it, whatever it does to a batch.
-    for_one = len(example.shape) == 1 and alone is not None and len(alone) == 1
-    if for_batches and not (for_one and alone == (math.prod(one),)):
+    for_one = one and len(example.shape) == 1 and alone == (math.prod(one),)
+    if for_batches and not for_one:
         return lambda w, x: network.apply(w, x[None]).reshape(-1)
     alone = jax.eval_shape(network.apply, params, example).shape  # raises its own error where it takes neither
     if math.prod(alone) != max((*alone, 1)):
