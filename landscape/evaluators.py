@@ -165,8 +165,7 @@ def _blocks(
     like = None
     if 4 * nbytes(plane) < (settings.memory or costs.default_memory(settings.devices[0])):
         like = Signature.of(plane.origin)
-        example = jax.ShapeDtypeStruct(problem.data.x.shape[1:], dtype)
-        triple = tuple(jax.jit(lambda w: lay_out(problem.network, w, example))(w) for w in triple)
+        triple = tuple(_laid_out(problem.network, problem.data.x.shape[1:], w) for w in triple)
     key = _key(problem, plane, grid, losses, (plan.tile, settings.precision), layout) if settings.directory else ""
     run = partial(
         block_sums,
@@ -193,6 +192,12 @@ def _blocks(
             bar.update(round((i + 1) * share) - round(i * share))
             settings.check_stop()
     return total
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _laid_out(network: MultiBranch, shape: tuple[int, ...], params: Any) -> Any:
+    """Compiled once a network, and not once a surface."""
+    return lay_out(network, params, jax.ShapeDtypeStruct(shape, jnp.result_type(*jax.tree.leaves(params))))
 
 
 def _stored(file: Path | None, key: str) -> np.ndarray | None:
