@@ -2,8 +2,11 @@
 
 import math
 import os
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 from jax.extend import core as jcore
 
 from landscape import lanes, trees
@@ -17,6 +20,8 @@ VALUES_A_STEP = 800
 """Hidden values of one example that a step of the grid loop should hold on a CPU: enough to keep its product busy."""
 UNITS_A_CHUNK = 512
 """Most branches of one unit whose first layer is held at a time on a CPU: more are no faster and only cost memory."""
+ROW_BYTES = 2**15
+"""The sums of a row of points, where each branch is one unit, should fit a first-level cache."""
 LANES_ON_CPU = (64, 1024)
 """Smallest and largest number of examples in a chunk on a CPU."""
 GIB = 2**30
@@ -64,9 +69,18 @@ class Plan(NamedTuple):
 
 def costs(network: MultiBranch, params: Tree, example: Any) -> list[Cost]:
     """The costs of every kind of branch, from shapes alone."""
-    groups = network.groups(params)
+    return list(_counted(network, trees.Signature.of(params), example)[0])
+
+
+@lru_cache(64)
+def _counted(network: MultiBranch, signature: trees.Signature, example: Any) -> tuple[tuple[Cost, ...], int]:
+    """Costs and C, traced once a network and not once a surface."""
+    params = signature.tree()
     staged = stage(network, params, example)
-    return [_cost(r, count, w) for r, count, (_, w) in zip(staged, network.counts, groups, strict=True)]
+    groups = zip(staged, network.counts, network.groups(params), strict=True)
+    found = tuple(_cost(r, n, w) for r, n, (_, w) in groups)
+    one = jax.ShapeDtypeStruct((1, *example.shape), example.dtype)
+    return found, jax.eval_shape(network.apply, params, one).shape[-1]
 
 
 def _cost(restriction: lanes.Restriction, count: int, params: Tree) -> Cost:
@@ -115,7 +129,6 @@ def plan(
     params: Tree,
     example: Any,
     *,
-    outputs: int,
     examples: int,
     points: tuple[int, int],
     memory: int,
@@ -128,7 +141,6 @@ def plan(
         network: The network.
         params: Its parameters [I, ...], or their shapes.
         example: Shape and type of one example.
-        outputs: C.
         examples: N.
         points: (A, B).
         memory: Bytes allowed on each device.
@@ -138,7 +150,7 @@ def plan(
     Raises:
         ValueError: Even the smallest tile does not fit the memory.
     """
-    found = costs(network, params, example)
+    found, outputs = _counted(network, trees.Signature.of(params), example)
     share = -(-examples // devices)
     sizes = (outputs, points, math.prod(example.shape), example.dtype.itemsize)
     choose = _cpu_tile if platform == "cpu" else _accelerator_tile
@@ -165,7 +177,7 @@ def smaller(tile: Tile) -> Tile:
     return tile._replace(branches=branches, step=min(tile.step, branches))
 
 
-def _bytes(tile: Tile, found: list[Cost], sizes: tuple[int, tuple[int, int], int, int]) -> int:
+def _bytes(tile: Tile, found: Sequence[Cost], sizes: tuple[int, tuple[int, int], int, int]) -> int:
     outputs, (a, b), inputs, item = sizes
     n, padded = tile.examples, -(-a // tile.points) * tile.points
     grid = 2 * padded * b * outputs * n
@@ -178,13 +190,13 @@ def _bytes(tile: Tile, found: list[Cost], sizes: tuple[int, tuple[int, int], int
     return item * (grid + branch + 3 * inputs * n + 4 * a * b)
 
 
-def _cpu_tile(found: list[Cost], share: int, sizes: tuple[int, tuple[int, int], int, int], memory: int) -> Tile:
+def _cpu_tile(found: Sequence[Cost], share: int, sizes: tuple[int, tuple[int, int], int, int], memory: int) -> Tile:
     outputs, (a, _), _, item = sizes
     values = max(max(c.held, c.late) for c in found)
     branches = max(c.count for c in found)
     if outputs == 1 and all(c.reduction == 1 for c in found):
         # One unit a branch: a step takes one branch and a whole row of points, so that the sum stays in registers.
-        n = _even(share, LANES_ON_CPU[0])
+        n = _even(share, max(ROW_BYTES // (item * min(a, 256)), LANES_ON_CPU[0]))
         most = min(UNITS_A_CHUNK, max(1, memory // (8 * 5 * item * values * n)))
         return Tile(n, math.ceil(branches / math.ceil(branches / most)), 1, min(a, 256))
     step = min(branches, max(1, VALUES_A_STEP // values))
@@ -192,7 +204,9 @@ def _cpu_tile(found: list[Cost], share: int, sizes: tuple[int, tuple[int, int], 
     return Tile(_even(share, min(max(n, LANES_ON_CPU[0]), LANES_ON_CPU[1])), step, step, 1)
 
 
-def _accelerator_tile(found: list[Cost], share: int, sizes: tuple[int, tuple[int, int], int, int], memory: int) -> Tile:
+def _accelerator_tile(
+    found: Sequence[Cost], share: int, sizes: tuple[int, tuple[int, int], int, int], memory: int
+) -> Tile:
     outputs, (a, b), _, item = sizes
     values = max(max(c.held, c.late) for c in found)
     n = _even(share, max(128, memory // (16 * item * a * b * outputs)))

@@ -3,7 +3,7 @@
 import importlib
 from contextlib import AbstractContextManager
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,3 +55,20 @@ def size(a: Tree) -> int:
 def nbytes(a: Tree) -> int:
     """Bytes of the tree's arrays (shapes suffice)."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(a))
+
+
+class Signature(NamedTuple):
+    """Structure and shapes of a tree, hashable: what a compiled program depends on."""
+
+    structure: Any
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+
+    @classmethod
+    def of(cls, tree: Any) -> "Signature":
+        """The signature of a tree of arrays."""
+        leaves, structure = jax.tree.flatten(tree)
+        return cls(structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves))
+
+    def tree(self) -> Any:
+        """The tree of shapes."""
+        return self.structure.unflatten(self.shapes)

@@ -18,9 +18,9 @@ def shapes(network: MultiBranch):
     return jax.eval_shape(network.init, jax.random.key(0))
 
 
-def plan(network: MultiBranch, inputs: int, outputs: int, examples: int, points=(25, 20), memory=GIB, **options):
+def plan(network: MultiBranch, inputs: int, examples: int, points=(25, 20), memory=GIB, **options):
     example = jax.ShapeDtypeStruct((inputs,), jnp.float32)
-    sizes = {"outputs": outputs, "examples": examples, "points": points, "memory": memory}
+    sizes = {"examples": examples, "points": points, "memory": memory}
     return costs.plan(network, shapes(network), example, **sizes, **options)
 
 
@@ -52,7 +52,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_bytes_planned_are_those_compiled(name: str) -> None:
     points = (51, 51)
-    planned = plan(*CASES[name], points)
+    network, inputs, _, examples = CASES[name]
+    planned = plan(network, inputs, examples, points)
     weights = 3 * trees.nbytes(shapes(CASES[name][0]))
     assert planned.nbytes == planned.temporary + weights
     assert 0.8 <= planned.nbytes / (temporary(*CASES[name], planned.tile, points) + weights) <= 1.2
@@ -62,9 +63,9 @@ def test_the_bytes_planned_are_those_compiled(name: str) -> None:
 def test_memory_stays_flat_in_branches_and_examples(units: bool) -> None:
     branch = networks.relu_branch(10) if units else networks.mlp_branch((10, 8, 8, 3))
     outputs = 1 if units else 3
-    tile = plan(MultiBranch(branch, 1000), 10, outputs, 4096).tile
-    assert plan(MultiBranch(branch, 8000), 10, outputs, 4096).tile == tile
-    assert plan(MultiBranch(branch, 1000), 10, outputs, 65536).tile.examples <= 1.5 * tile.examples
+    tile = plan(MultiBranch(branch, 1000), 10, 4096).tile
+    assert plan(MultiBranch(branch, 8000), 10, 4096).tile == tile
+    assert plan(MultiBranch(branch, 1000), 10, 65536).tile.examples <= 1.5 * tile.examples
     sizes = [(1000, 4096), (8000, 4096), (1000, 65536)]
     base, *others = (temporary(MultiBranch(branch, i), 10, outputs, n, tile) for i, n in sizes)
     assert all(t <= 1.02 * base + 4096 for t in others), (base, others)
@@ -101,10 +102,10 @@ def test_a_grid_point_costs_the_same_whatever_the_inputs() -> None:
 
 def test_operations_are_linear_in_branches_examples_and_points() -> None:
     network = MultiBranch(networks.relu_branch(10, 8, 10), 100)
-    base = plan(network, 10, 10, 2000).operations
-    assert plan(network, 10, 10, 6000).operations == 3 * base
-    assert plan(MultiBranch(network.branch, 300), 10, 10, 2000).operations == 3 * base
-    one, two, three = (plan(network, 10, 10, 2000, points=(k * 10, 10)).operations for k in (1, 2, 3))
+    base = plan(network, 10, 2000).operations
+    assert plan(network, 10, 6000).operations == 3 * base
+    assert plan(MultiBranch(network.branch, 300), 10, 2000).operations == 3 * base
+    one, two, three = (plan(network, 10, 2000, points=(k * 10, 10)).operations for k in (1, 2, 3))
     assert three - two == two - one > 0
 
 
@@ -113,21 +114,21 @@ def test_less_memory_gives_smaller_tiles_until_nothing_fits(platform: str) -> No
     network = MultiBranch(networks.mlp_branch((784, 8, 8, 8, 10)), 300)
     tiles = []
     for memory in (2**26, 2**28, 2**31, 2**35):
-        found = plan(network, 784, 10, 60_000, memory=memory, platform=platform)
+        found = plan(network, 784, 60_000, memory=memory, platform=platform)
         assert found.nbytes <= memory
         assert min(found.tile) >= 1
         assert found.tile.step <= found.tile.branches <= 300
         tiles.append(found.tile.examples * found.tile.branches)
     assert tiles == sorted(tiles)
     with pytest.raises(ValueError, match=r"needs 0\.0\d GiB.*0\.01 GiB are allowed(.|\n)*Raise --memory"):
-        plan(network, 784, 10, 60_000, memory=2**23, platform=platform)
+        plan(network, 784, 60_000, memory=2**23, platform=platform)
 
 
 def test_devices_share_the_examples_with_little_padding() -> None:
     network = MultiBranch(networks.relu_branch(784, 8, 10), 100)
     for examples in np.random.default_rng().integers(1, 5000, 20).tolist():
         for devices in (1, 2, 4):
-            tile = plan(network, 784, 10, examples, devices=devices).tile
+            tile = plan(network, 784, examples, devices=devices).tile
             share = -(-examples // devices)
             padded = -(-share // tile.examples) * tile.examples
             assert padded - share < 16 * -(-share // tile.examples) + 1
@@ -146,8 +147,8 @@ def test_halving_ends_at_the_smallest_tile() -> None:
 def test_the_largest_cell_of_figure_4_has_a_plan_and_is_refused_where_it_does_not_fit() -> None:
     network = MultiBranch(networks.mlp_branch((3072, 8, 8, 8, 10), summed_over=50_000), 50_000, average=False)
     assert round(trees.size(shapes(network)) / 1e9, 2) == 1.24
-    found = plan(network, 3072, 10, 50_000, (51, 51), 40 * GIB)
+    found = plan(network, 3072, 50_000, (51, 51), 40 * GIB)
     assert 3 * trees.nbytes(shapes(network)) < found.nbytes < 40 * GIB
     assert found.temporary < trees.nbytes(shapes(network))
     with pytest.raises(ValueError, match=r"needs 1[3-9]\.\d+ GiB.*8\.00 GiB are allowed"):
-        plan(network, 3072, 10, 50_000, (51, 51), 8 * GIB)
+        plan(network, 3072, 50_000, (51, 51), 8 * GIB)
