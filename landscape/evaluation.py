@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import __version__, costs, evaluators, trees
+from landscape import __version__, checks, costs, evaluators, pointwise, trees
 from landscape.grids import Grid, checked, grid_around
 from landscape.losses import Loss
 from landscape.planes import Plane, check_solutions
-from landscape.problem import Problem, streamed_risk
+from landscape.problem import Problem
 from landscape.progress import Bar
 from landscape.surfaces import Surface
 from landscape.tiles import Tile
-
-fast_risk = jax.jit(streamed_risk, static_argnums=(0, 1))
 
 
 def evaluate(
@@ -73,7 +71,7 @@ def evaluate(
     _refuse_misfit(problem, plane)
     losses = {"risk": problem.loss, **(layers or {})}
     sums = evaluators.problem_means(problem, plane, grid, list(losses.values()), settings)
-    checks = evaluators.check_anchors(problem, plane, list(losses.values()), sums.plan.tile, settings)
+    checked_at = checks.check_anchors(problem, plane, list(losses.values()), sums.plan.tile, settings)
     about |= {
         "branches": problem.network.total,
         "average": problem.network.average,
@@ -83,10 +81,10 @@ def evaluate(
         "data_sha256": problem.data.fingerprint,
         "tile": list(sums.plan.tile),
         "operations": sums.plan.operations,
-        "checks": checks,
+        "checks": checked_at,
     }
     values = dict(zip(losses, sums.values, strict=True))
-    risk = anchor_risks(problem, plane, precision)
+    risk = checks.anchor_risks(problem, plane, precision)
     return Surface(grid, values.pop("risk"), plane.anchors, risk, values, about)
 
 
@@ -96,24 +94,17 @@ def plan(problem: Problem, plane: Plane, grid: Grid, memory: int | None = None, 
     return evaluators.plan_for(problem, plane, grid, settings)
 
 
-def anchor_risks(problem: Problem, plane: Plane, precision: str = "highest") -> np.ndarray:
-    """The risk at the plane's anchors, evaluated directly at w(a, b), [M]."""
-    points = [plane.at(tuple(ab)) for ab in plane.anchors.tolist()]
-    with jax.default_matmul_precision(precision):
-        return np.array([fast_risk(problem.network, problem.loss, w, problem.data) for w in points], float)
-
-
 def _of_function(
     risk: Callable[[Any], Any], plane: Plane, grid: Grid, settings: evaluators.Settings, about: dict[str, Any]
 ) -> Surface:
-    checks = evaluators.check_function(risk, plane)
-    layers = dict(evaluators.function_values(risk, plane, grid, settings))
+    steady = pointwise.check_function(risk, plane)
+    layers = dict(pointwise.function_values(risk, plane, grid, settings))
     name = "risk" if "risk" in layers else next(iter(layers))
     at_anchors = []
     for ab in plane.anchors.tolist():
         out = jax.jit(risk)(plane.at(tuple(ab)))
         at_anchors.append(float(out[name] if isinstance(out, Mapping) else out))
-    about |= {"loss": name if name != "risk" else getattr(risk, "__name__", "risk"), "checks": checks}
+    about |= {"loss": name if name != "risk" else getattr(risk, "__name__", "risk"), "checks": steady}
     return Surface(grid, layers.pop(name), plane.anchors, np.array(at_anchors), layers, about)
 
 
@@ -158,4 +149,4 @@ def profile(
     settings = evaluators.Settings(precision, memory, None, tuple(jax.local_devices()), None, False, lambda: None)
     if isinstance(problem, Problem):
         return evaluators.problem_means(problem, line, grid, [problem.loss], settings).values[0, :, 0]
-    return next(iter(evaluators.function_values(problem, line, grid, settings).values()))[:, 0]
+    return next(iter(pointwise.function_values(problem, line, grid, settings).values()))[:, 0]

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -168,6 +169,22 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 @contextmanager
+def noting(run: Run) -> Iterator[None]:
+    """Within, what the package warns of is said as a note of the run, and logged."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if category is UserWarning:
+                run.say("note", str(message))
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = say
+        yield
+
+
+@contextmanager
 def opened(name: str, config: Any, options: Options, command: str, leader: bool = True) -> Iterator[Run]:
     """Open the run directory of a command for this process alone, and begin or continue the run in it.
 
@@ -199,7 +216,8 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
         if resumed:
             run.take_up(environment)
         on_any_process(False, options.distributed)  # nobody goes on before the directory is ready
-        yield run
+        with noting(run):
+            yield run
 
 
 def mark(run: Run, stage: str) -> list[str]:

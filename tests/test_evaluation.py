@@ -191,24 +191,65 @@ def test_blocks_of_another_loss_branch_or_function_are_not_taken_for_ones_own(tm
         np.testing.assert_array_equal(kept.risk, fresh.risk)
 
 
-def test_out_of_memory_halves_the_tile_and_says_so(monkeypatch) -> None:
-    problem, plane = case(np.random.default_rng(), examples=200)
-    grid, run, tiles = ls.grid_around(plane, (3, 2)), evaluators.block_sums, []
+def scarce(tiles: list[Tile], values: int, message: str, free: int = 0) -> Callable[..., jax.Array]:
+    """The evaluator on a device that fails for tiles above so many examples times branches, after `free` blocks."""
+    run, left = evaluators.block_sums, itertools.count(free, -1)
 
-    def scarce(*args, tile: Tile, **options):
+    def run_out(*args, tile: Tile, **options) -> jax.Array:
         tiles.append(tile)
-        if tile.examples * tile.branches > 200:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.")
+        if tile.examples * tile.branches > values and next(left) <= 0:
+            raise jax.errors.JaxRuntimeError(message)
         return run(*args, tile=tile, **options)
 
+    return run_out
+
+
+FULL = "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."
+
+
+def test_out_of_memory_halves_the_tile_and_says_so(monkeypatch, tmp_path) -> None:
+    seed = np.random.SeedSequence().entropy
+    problem, plane = case(np.random.default_rng(seed), examples=500)
+    grid, tiles = ls.grid_around(plane, (3, 2)), []
+    monkeypatch.setattr(evaluators, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(evaluators, "block_sums", scarce(tiles, 200, FULL, free=2))
     options = {"tile": Tile(128, 7, 7, 1), "devices": jax.local_devices()[:1], "progress": False}
-    whole = ls.evaluate(problem, plane, grid, **options)
-    monkeypatch.setattr(evaluators, "block_sums", scarce)
     with pytest.warns(UserWarning, match="out of memory; going on with half"):
-        found = ls.evaluate(problem, plane, grid, **options)
-    assert [(t.examples, t.branches) for t in tiles[:3]] == [(128, 7), (64, 7), (64, 3)]
-    np.testing.assert_allclose(found.risk, whole.risk, rtol=1e-6)
+        found = ls.evaluate(problem, plane, grid, directory=tmp_path, **options)
+    # Two blocks of the first tile were finished; none of them is counted again.
+    assert [(t.examples, t.branches) for t in tiles[:5]] == [(128, 7)] * 3 + [(64, 7), (64, 3)]
+    blocks = [block.name.split("-")[1] for block in tmp_path.glob("block-*.npz")]
+    assert sorted(map(blocks.count, set(blocks))) == [2, 8]
+    np.testing.assert_allclose(found.risk, expected(problem, plane, grid), rtol=2e-5, err_msg=f"{seed}")
     assert found.metadata["tile"] == [64, 3, 3, 1]
+
+
+def test_out_of_memory_ends_at_the_smallest_tile_and_other_errors_pass(monkeypatch) -> None:
+    problem, plane = case(np.random.default_rng())
+    options = {"grid": ls.grid_around(plane, (3, 2)), "tile": Tile(64, 2, 2, 1), "progress": False}
+    for message, count in ((FULL, 5), ("INTERNAL: something else", 1)):
+        tiles: list[Tile] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluators, "block_sums", scarce(tiles, 0, message))
+            patch.setattr(evaluators.warnings, "warn", lambda *args, **options: None)
+            with pytest.raises(jax.errors.JaxRuntimeError, match=message.split(":")[0]):
+                ls.evaluate(problem, plane, **options)
+        assert len(tiles) == count, tiles
+
+
+def test_products_below_float32_record_their_error_at_the_anchors(monkeypatch) -> None:
+    problem, plane = case(np.random.default_rng())
+    grid, run = ls.grid_around(plane, (3, 2)), evaluators.block_sums
+
+    def coarse(*args, **options) -> jax.Array:
+        found = run(*args, **options)
+        return found * (1 if jax.config.jax_default_matmul_precision == "highest" else 1.01)
+
+    monkeypatch.setattr(evaluators, "block_sums", coarse)
+    fine, found = (ls.evaluate(problem, plane, grid, precision=p, progress=False) for p in ("highest", "high"))
+    assert "precision_error" not in fine.metadata["checks"]
+    wanted = 0.01 * max(problem.risk(plane.at(tuple(ab))) for ab in plane.anchors.tolist())
+    np.testing.assert_allclose(found.metadata["checks"]["precision_error"], wanted, rtol=1e-3)
 
 
 def test_layers_are_evaluated_in_the_same_pass() -> None:

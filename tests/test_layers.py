@@ -39,8 +39,12 @@ ORDER = (
         "tiles",
         "costs",
         "evaluators",
+        "pointwise",
+        "checks",
         "surfaces",
         "evaluation",
+        "ceilings",
+        "cases",
         "interchange",
         "envelope",
         "convexity",
@@ -54,15 +58,21 @@ ORDER = (
         "options",
         "records",
         "runs",
+        "stages",
         "parsing",
+        "forecast",
         "study",
         "given",
+        "extent",
+        "probes",
         "exploration",
         "explored",
         "explore",
         "paper",
         "sweeps",
         "collection",
+        "ratios",
+        "bench",
         "commands",
         "__main__",
     ),
@@ -72,7 +82,20 @@ ORDER = (
 HOMES = {"flax": {"networks", "modules"}, "matplotlib": {"plots"}, "tyro": {"parsing"}, "cvxpy": set(), "torch": set()}
 """Libraries that may be imported only by the named modules."""
 
-LIGHT = ("__init__", "__main__", "commands", "options", "parsing", "progress", "records", "runs", "paper", "explore")
+LIGHT = (
+    "__init__",
+    "__main__",
+    "bench",
+    "commands",
+    "options",
+    "parsing",
+    "progress",
+    "ratios",
+    "records",
+    "runs",
+    "paper",
+    "explore",
+)
 HEAVY = {"jax", "scipy", "optax", "flax", "xarray", "matplotlib", "plotly", "h5py", "pooch", "tyro", "tqdm"}
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,20 @@ def test_changed_data_are_refused() -> None:
             run.data(Dataset(x, x[:, 0]))
         run.data(Dataset(x, x[:, 0]), "second")
     assert json.loads(Path("run/config.json").read_text())["data"]["data"] == mark
+
+
+def test_warnings_are_notes_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        warnings.catch_warnings(record=True, action="default") as others,
+        runs.opened("toy", toy.Config(), Options(out=Path("run")), "") as run,
+    ):
+        warnings.warn("The device ran out of memory.", stacklevel=1)
+        warnings.warn("of another kind", DeprecationWarning, stacklevel=1)
+        run.say("done")
+    assert capsys.readouterr().out.splitlines() == ["note     The device ran out of memory.", "done"]
+    assert [str(other.message) for other in others] == ["of another kind"]
+    texts = [json.loads(line).get("text") for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert "The device ran out of memory." in texts
 
 
 def test_a_changed_machine_is_noted_not_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,78 @@
+"""Any other function of the parameters on a grid: point by point inside one compiled loop, resumable row by row."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from landscape import evaluators, storage
+from landscape.grids import Grid
+from landscape.planes import Plane
+from landscape.progress import showing
+from landscape.tracing import program
+
+
+def function_values(
+    risk: Callable[[Any], Any], plane: Plane, grid: Grid, settings: evaluators.Settings
+) -> Mapping[str, np.ndarray]:
+    """Any function of the parameters at every point of a grid, {name: [A, B]}, a row of points at a time."""
+    names, values = _named(risk, plane)
+    row = jax.jit(
+        lambda b, axis, triple: lax.map(
+            lambda a: values(Plane(triple[0], triple[1], triple[2], plane.anchors).at((a, b))), axis
+        )
+    )
+    dtype = evaluators.float_type(plane)
+    axis, triple = jnp.asarray(grid.a, dtype), (plane.origin, plane.u, plane.v)
+    key = ""
+    if settings.directory:
+        key = storage.fingerprint(triple, tuple(grid), names, settings.precision, program(values, plane.origin))
+    rows = []
+    with showing(settings.progress, "surface", len(grid.a) * len(grid.b), "points") as bar:
+        for j, b in enumerate(grid.b):
+            file = settings.directory / f"block-{key[:8]}-{j:04}.npz" if settings.directory else None
+            found = evaluators.stored(file, key)
+            if found is None:
+                with jax.default_matmul_precision(settings.precision):
+                    found = np.asarray(row(jnp.asarray(b, dtype), axis, triple), np.float64)
+                if file:
+                    storage.save_arrays(file, {"sums": found}, key)
+            rows.append(found)
+            bar.update(len(grid.a))
+            settings.check_stop()
+    stacked = np.stack(rows, 1)
+    return {name: stacked[..., k] for k, name in enumerate(names)}
+
+
+def _named(risk: Callable[[Any], Any], plane: Plane) -> tuple[list[str], Callable[[Any], jax.Array]]:
+    """The names of a function's quantities, and the function that stacks them, [Q]."""
+    shape = jax.eval_shape(risk, plane.origin)
+    found = shape if isinstance(shape, Mapping) else {"risk": shape}
+    wrong = {k: v.shape for k, v in found.items() if getattr(v, "shape", None) != ()}
+    if wrong or not found:
+        raise ValueError(f"risk(params) must return a scalar or a dict of scalars; got shapes {wrong or 'of nothing'}.")
+
+    def values(params: Any) -> jax.Array:
+        out = risk(params)
+        return jnp.stack([jnp.asarray(out[name] if isinstance(out, Mapping) else out) for name in found])
+
+    return list(found), values
+
+
+def check_function(risk: Callable[[Any], Any], plane: Plane) -> dict[str, Any]:
+    """Whether a function gives the same bits twice at the same parameters, jitted and called anew.
+
+    Raises:
+        ValueError: It does not.
+    """
+    _, values = _named(risk, plane)
+    once, twice = (np.asarray(jax.jit(lambda w: values(w))(plane.origin)) for _ in range(2))
+    if not np.array_equal(once, twice, equal_nan=True):
+        raise ValueError(
+            f"risk(params) gave {once.tolist()} and then {twice.tolist()} at the same parameters; a surface needs a "
+            "deterministic function.\n  Fix its random keys, and switch dropout and data augmentation off."
+        )
+    return {"deterministic": True, "max_difference": 0.0, "examples": 0}
