@@ -24,6 +24,7 @@ import numpy as np
 
 import landscape as ls
 from landscape import evaluation, evaluators
+from landscape.ceilings import multiply_add_peak
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -197,33 +198,6 @@ def compare(name: str, points: int, few: int, rounds: int) -> dict[str, Any]:
         "largest_relative_difference": agreement,
         "gflops": rate / 1e9,
     }
-
-
-def multiply_add_peak() -> float:
-    """Multiply-add operations a second that all devices reach together on values in the first-level cache."""
-    count, size = 2000, 4096
-    mesh = jax.make_mesh((jax.device_count(),), ("d",))
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
-
-    def chain(x: jax.Array) -> jax.Array:
-        def step(_: int, y: jax.Array) -> jax.Array:
-            for _ in range(32):
-                y = y * 0.999 + 0.001
-            return y
-
-        return jax.lax.fori_loop(0, count, step, x)
-
-    x = jax.device_put(jnp.ones((jax.device_count(), size)), spread)
-    run = jax.jit(chain)
-    run(x).block_until_ready()
-    best = min(_seconds(lambda: run(x).block_until_ready()) for _ in range(5))
-    return 2 * 32 * count * x.size / best
-
-
-def _seconds(f: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
 
 
 def scaling() -> dict[str, list[list[float]]]:

@@ -80,8 +80,9 @@ def dispatch(arguments: Sequence[str]) -> None:
 
 def table() -> dict[str, Any]:
     """Name of a command -> its module or function, whose docstring describes it."""
-    others = (commands.plot, commands.compare, commands.export, commands.sweep, commands.collect, commands.data)
-    return {**{name: commands.recipe(name) for name in commands.PAPER}, **{other.__name__: other for other in others}}
+    others = (commands.plot, commands.compare, commands.export, commands.sweep, commands.collect)
+    named = {other.__name__: other for other in (*others, commands.bench, commands.data)}
+    return {**{name: commands.recipe(name) for name in commands.PAPER}, **named}
 
 
 def overview() -> str:

@@ -135,6 +135,21 @@ def compare(arguments: list[str]) -> None:
     runs.print_line("\n".join([*lines, f"done:    {asked.out}  figure.png  report.html  measures.json"]))
 
 
+def bench(arguments: list[str]) -> None:
+    """Measure how fast this machine is, or lay two results side by side: `bench compare A.json B.json`."""
+    from landscape import bench as measuring
+    from landscape import ratios
+
+    if arguments[:1] == ["compare"]:
+        asked = parse(Results, "bench compare", arguments[1:], ratios.compare.__doc__)
+        runs.print_line("\n".join(ratios.compare(asked.first, asked.second)))
+        return
+    config, options = configuration("bench", measuring, arguments)
+    leader = start_jax(options)
+    say = runs.print_line if leader and not options.quiet else lambda text: None
+    say(f"done:    {measuring.run(config, options, say)}")
+
+
 def data(arguments: list[str]) -> None:
     """Fetch the data files, or verify their sizes and checksums."""
     asked = parse(Data, "data", arguments, data.__doc__)
@@ -188,6 +203,16 @@ class Compare:
     def __post_init__(self) -> None:
         if len(self.folders) < 2:
             raise ValueError("name at least two run directories: `landscape compare runs/figure1 runs/other`.")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Two results of `landscape bench`."""
+
+    first: Path
+    """A: a bench.json, or the folder that holds it."""
+    second: Path
+    """B: another one."""
 
 
 @dataclass(frozen=True)
