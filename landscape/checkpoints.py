@@ -35,10 +35,21 @@ def load(path: Path | str, like: Params | None = None) -> list[Params]:
     return _matched(path, arrays, like)
 
 
+def load_if_there(path: Path | str, like: Params) -> Params | None:
+    """Further arrays of a checkpoint, such as running statistics; the first of several; None where it holds none.
+
+    Raises:
+        ValueError: It holds some of them, or others.
+    """
+    names = {words(where) for where, _ in jax.tree_util.tree_leaves_with_path(like)}
+    arrays = _read(Path(path)) if Path(path).exists() else {}
+    return _matched(Path(path), arrays, like)[0] if names & set(arrays) else None
+
+
 def save(path: Path | str, params: Params) -> None:
     """Write parameters as npz, names joined by "/"."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    arrays = {"/".join(_words(where)): np.asarray(leaf) for where, leaf in leaves}
+    arrays = {"/".join(words(where)): np.asarray(leaf) for where, leaf in leaves}
 
     def write(pending: Path) -> None:
         with open(pending, "wb") as file:
@@ -83,7 +94,7 @@ def _read_orbax(path: Path) -> dict[tuple[str, ...], np.ndarray]:
     except Exception as error:  # orbax reports a folder that is no checkpoint in many ways
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as an orbax checkpoint ({text}).") from error
-    return {_words(where): np.asarray(leaf) for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {words(where): np.asarray(leaf) for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _split(name: str) -> tuple[str, ...]:
@@ -94,27 +105,27 @@ def _split(name: str) -> tuple[str, ...]:
     return tuple(word for word in text.split("/") if word) or (name,)
 
 
-def _words(where: Iterable[Any]) -> tuple[str, ...]:
+def words(where: Iterable[Any]) -> tuple[str, ...]:
     """A path in a tree as words, without the wrappers that flax adds."""
-    words = tuple(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in where)
-    while len(words) > 1 and words[-1] in ("value", "raw_value"):
-        words = words[:-1]
-    return words[1:] if len(words) > 1 and words[0] == "params" else words
+    found = tuple(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in where)
+    while len(found) > 1 and found[-1] in ("value", "raw_value"):
+        found = found[:-1]
+    return found[1:] if len(found) > 1 and found[0] == "params" else found
 
 
 def _nested(arrays: Mapping[tuple[str, ...], np.ndarray]) -> Params:
     found: dict[str, Any] = {}
-    for words, value in arrays.items():
+    for (*path, last), value in arrays.items():
         place = found
-        for word in words[:-1]:
+        for word in path:
             place = place.setdefault(word, {})
-        place[words[-1]] = jnp.asarray(value)
+        place[last] = jnp.asarray(value)
     return found
 
 
 def _matched(path: Path, arrays: Mapping[tuple[str, ...], np.ndarray], like: Params) -> list[Params]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    names = [_words(where) for where, _ in leaves]
+    names = [words(where) for where, _ in leaves]
     missing = [name for name in names if name not in arrays]
     if missing:
         raise ValueError(

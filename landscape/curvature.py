@@ -4,7 +4,9 @@ For f(a, b) = R(o + a u + b v): ∇f and ∇²f, 2 and 2×2 numbers a point. A p
 between its kinks, and at a kink no derivative sees it; `in_plane` says so instead of showing zeros.
 """
 
+import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from landscape import spectrum
+from landscape import spectrum, storage
 from landscape.grids import Grid, checked
 from landscape.planes import Plane
-from landscape.problem import Problem
+from landscape.problem import Problem, programs
 from landscape.progress import Bar, showing
+from landscape.tracing import program
 
 UNSEEN = 0.25
 """Where more than this share of the change of slope along the grid is not in the second derivatives, they mislead."""
@@ -70,7 +73,13 @@ def _row(of: spectrum.Objective, data: Any, triple: Any, axis: jax.Array, b: jax
 
 
 def in_plane(
-    problem: Problem | spectrum.Risk, plane: Plane, grid: Grid, *, progress: bool | Bar = False, check_stop: Any = None
+    problem: Problem | spectrum.Risk,
+    plane: Plane,
+    grid: Grid,
+    *,
+    directory: Path | str | None = None,
+    progress: bool | Bar = False,
+    check_stop: Any = None,
 ) -> Curvature:
     """The exact gradient and Hessian of the risk inside the plane, at every point of a grid.
 
@@ -78,6 +87,7 @@ def in_plane(
         problem: A `Problem`, or a pure function risk(params) of differentiable operations.
         plane: The plane.
         grid: The points.
+        directory: Where finished rows are kept, so that the same call continues an interrupted one.
         progress: Whether to show a bar.
         check_stop: Called after every row; may raise to interrupt.
 
@@ -88,16 +98,40 @@ def in_plane(
     of, data = spectrum.objective(problem)
     dtype = jnp.result_type(*jax.tree.leaves(plane.origin))
     triple, axis, rows = (plane.origin, plane.u, plane.v), jnp.asarray(grid.a, dtype), []
+    key = _key(problem, plane, grid) if directory else ""
     with showing(progress, "curvature", len(grid.a) * len(grid.b), "points") as bar:
-        for b in grid.b:
-            found = _row(of, data, triple, axis, jnp.asarray(b, dtype))
-            rows.append([np.asarray(x, np.float64) for x in found])
+        for j, b in enumerate(grid.b):
+            file = Path(directory) / f"block-{key[:8]}-{j:04}.npz" if directory else None
+            found = _stored(file, key)
+            if found is None:
+                row = _row(of, data, triple, axis, jnp.asarray(b, dtype))
+                found = {str(n): np.asarray(x, np.float64) for n, x in enumerate(row)}
+                if file:
+                    storage.save_arrays(file, found, key)
+            rows.append((found["0"], found["1"]))
             bar.update(len(grid.a))
             if check_stop:
                 check_stop()
     gradient, hessian = (np.stack(x, 1) for x in zip(*rows, strict=True))
     share = unseen(grid, gradient, hessian)
     return Curvature(gradient, hessian, share, reason(problem, share))
+
+
+def _key(problem: Problem | spectrum.Risk, plane: Plane, grid: Grid) -> str:
+    if isinstance(problem, Problem):
+        computed = [problem.data.fingerprint, repr(problem.network), *programs(problem, [problem.loss])]
+    else:
+        computed = [program(problem, plane.origin)]
+    return storage.fingerprint("curvature", computed, tuple(plane)[:3], tuple(grid))
+
+
+def _stored(file: Path | None, key: str) -> dict[str, np.ndarray] | None:
+    """A finished row; a damaged one is computed again."""
+    try:
+        return storage.load_arrays(file, key) if file else None
+    except storage.Corrupted as error:
+        warnings.warn(f"{error.args[0].splitlines()[0]} It is computed again.", stacklevel=2)
+        return None
 
 
 def unseen(grid: Grid, gradient: np.ndarray, hessian: np.ndarray) -> float:

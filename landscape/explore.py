@@ -20,8 +20,10 @@ class Config:
     """What to draw, of what."""
 
     network: str = ""
-    """MODULE:NAME of a flax nnx factory of rngs (or class), a linen module, a Network or MultiBranch, a function of
-    (params, x), or a function risk(params)."""
+    """MODULE:NAME of a flax nnx factory of rngs (or class), a linen module, an Equinox-style module or its factory of a
+    key, a Network or MultiBranch, a function of (params, x), or a function risk(params)."""
+    branches: int = 0
+    """Take the mean over so many copies of the network, each with weights of its own; 0 for the network as it is."""
     loss: str = "hinge"
     """hinge, multiclass_hinge, squared, logistic, or MODULE:NAME of a function (outputs, y) -> one value an example."""
     data: str = ""
@@ -50,7 +52,8 @@ class Config:
     weight_decay: float = 0.0
     """λ of a regulariser λ/2 ‖w‖², a layer apart from the data's loss."""
     state: Literal["none", "frozen", "recompute"] = "none"
-    """BatchNorm-like state: refused, frozen as the module is made, or recomputed over the data at every point."""
+    """BatchNorm-like state: refused, frozen as the first checkpoint (else the module) holds it, or recomputed over the
+    training data at every point."""
     curvature: bool = False
     """Exact slopes and 2x2 Hessians in the plane, at every grid point (about six times the work of the surface)."""
     spectrum: bool = False
@@ -61,12 +64,16 @@ class Config:
     """Examples a step, where solutions are trained."""
     learning_rate: float = 0.05
     """Step length, where solutions are trained."""
+    record: int | None = None
+    """Steps between two points of the recorded trajectories, where solutions are trained (default: 1/20 of all)."""
 
     def __post_init__(self) -> None:
         if self.points < 2:
             raise ValueError(f"--points wants at least 2 grid points along each axis; got {self.points}.")
         if not 0 <= self.margin < float("inf") or not 1 < self.rise < float("inf"):
             raise ValueError(f"--margin wants at least 0, --rise more than 1; got {self.margin:g} and {self.rise:g}.")
+        if self.branches < 0 or (self.record is not None and self.record < 1):
+            raise ValueError("--branches wants a number of copies, --record a number of steps.")
         if min(self.steps, self.batch_size) < 1 or not 0 < self.learning_rate < float("inf") or self.weight_decay < 0:
             raise ValueError(
                 "--steps, --batch-size and --learning-rate want positive numbers, --weight-decay none below 0."

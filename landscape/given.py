@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import checkpoints, datasets, losses, modules, trees
+from landscape import checkpoints, datasets, losses, modules, planes, trees
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network, relu_branch
@@ -31,6 +32,8 @@ class Given(NamedTuple):
         test: The same on test data.
         like: Parameters of one checkpoint (shapes); None where they are whatever the file holds.
         lifted: Whether checkpoints get an axis of one branch.
+        note: What is said of the network's state; empty where it has none.
+        data: Data sets by name, to be recorded.
     """
 
     risk: Any
@@ -38,6 +41,26 @@ class Given(NamedTuple):
     test: Problem | None = None
     like: Params = None
     lifted: bool = False
+    note: str = ""
+    data: Mapping[str, Dataset] = MappingProxyType({})
+
+    def network_for(self, what: str) -> Problem:
+        """The problem, for what needs one.
+
+        Raises:
+            ValueError: There is only a function of the parameters.
+        """
+        if self.problem is None:
+            raise ValueError(f"{what} wants a network with data (--network, --data), not a function risk(params).")
+        return self.problem
+
+
+class Loaded(NamedTuple):
+    """Solutions with the names of their files, and trajectories by name; no solutions where they are to be trained."""
+
+    solutions: list[Params]
+    names: list[str]
+    paths: dict[str, list[Params]]
 
 
 def named(text: str, option: str) -> Any:
@@ -94,7 +117,7 @@ def loss_of(text: str) -> Loss:
 
 
 def of(config: Any, root: Path | None, key: jax.Array) -> Given:
-    """Everything that --network, --data, --test-data, --loss and --state name.
+    """Everything that --network, --branches, --data, --test-data, --loss and --state name.
 
     Raises:
         ValueError: Objects that do not fit together.
@@ -103,22 +126,31 @@ def of(config: Any, root: Path | None, key: jax.Array) -> Given:
         network: Any = MultiBranch(relu_branch(10, summed_over=30), 30, average=False)
         data = data_of(config.data, "--data", root=root, limit=config.limit) if config.data else None
         return _problem(network, data or datasets.synthetic_teacher(key), config, root)
-    target = named(config.network, "--network")
-    if not config.data:
-        found = modules.given(target, None, config.state, f"--network {config.network}")
-        if found.risk is None:
-            raise ValueError("--network names a network, so --data is needed (mnist, cifar10 or MODULE:NAME).")
-        return Given(found.risk)
-    data = data_of(config.data, "--data", root=root, limit=config.limit)
-    found = modules.given(target, data.x[:1], config.state, f"--network {config.network}")
+    target, name = named(config.network, "--network"), f"--network {config.network}"
+    data = data_of(config.data, "--data", root=root, limit=config.limit) if config.data else None
+    found = modules.given(target, None if data is None else data.x[:1], config.state, name)
     if found.risk is not None:
-        return Given(found.risk)
+        return _function(found.risk, config)
+    if data is None:
+        raise ValueError("--network names a network, so --data is needed (mnist, cifar10 or MODULE:NAME).")
     if found.network is None:
-        return _recomputed(found, target, data, config, root)
-    return _problem(found.network, data, config, root)
+        return _recomputed(found, data, config, root)
+    network, note = _with_statistics(found, data, config)
+    if config.branches and isinstance(network, MultiBranch):
+        raise ValueError(f"{name} is a MultiBranch of its own, {network}; leave --branches out.")
+    return _problem(MultiBranch(network, config.branches) if config.branches else network, data, config, root, note)
 
 
-def _problem(network: Any, data: Dataset, config: Any, root: Path | None) -> Given:
+def _function(risk: Any, config: Any) -> Given:
+    if config.state != "none" or config.branches:
+        raise ValueError(
+            f"--network {config.network} is a function risk(params): what becomes of its state and branches is in it.\n"
+            "  Leave --state and --branches out, or name the module itself."
+        )
+    return Given(risk)
+
+
+def _problem(network: Any, data: Dataset, config: Any, root: Path | None, note: str = "") -> Given:
     pure = isinstance(network, Network) and network.init is modules.no_init
     if pure:
         if not config.solutions:
@@ -130,7 +162,28 @@ def _problem(network: Any, data: Dataset, config: Any, root: Path | None) -> Giv
     problem = Problem(data, network, loss_of(config.loss))
     test = test_data(config, root)
     tested = Problem(test, network, problem.loss) if test else None
-    return Given(problem, problem, tested, like, plain)
+    return Given(problem, problem, tested, like, plain, note, _named_data(data, test))
+
+
+def _named_data(data: Dataset, test: Dataset | None) -> dict[str, Dataset]:
+    return {"data": data, **({"test data": test} if test else {})}
+
+
+def _with_statistics(found: modules.Given, data: Dataset, config: Any) -> tuple[Any, str]:
+    """The network with the state of the first checkpoint where it holds one; and what is said of it."""
+    held = modules.statistics(found.make, data.x[:1]) if config.state == "frozen" else None
+    if not held:
+        return found.network, ""
+    first = config.solutions[0] if config.solutions else None
+    stored = checkpoints.load_if_there(first, held) if first else None
+    if stored is None:
+        return found.network, " · state frozen as the module is made"
+    if config.branches:
+        raise ValueError(
+            f"{first} holds statistics, and they cannot be frozen for {config.branches} branches alike.\n"
+            "  Take --state recompute."
+        )
+    return modules.with_statistics(found.make, data.x[:1], stored), f" · state frozen as {first} holds it"
 
 
 def test_data(config: Any, root: Path | None) -> Dataset | None:
@@ -142,13 +195,44 @@ def test_data(config: Any, root: Path | None) -> Dataset | None:
     return None
 
 
-def _recomputed(found: modules.Given, target: Any, data: Dataset, config: Any, root: Path | None) -> Given:
+def _recomputed(found: modules.Given, data: Dataset, config: Any, root: Path | None) -> Given:
     loss, test = loss_of(config.loss), test_data(config, root)
-    extra = {"test risk": (test, loss)} if test else {}
-    risk = modules.recomputed_risk(found.make, data, loss, quantities=extra)
-    network = modules.given(target, data.x[:1], "frozen").network
-    like = jax.eval_shape(network.init, jax.random.key(0)) if network else None
-    return Given(risk, like=like)
+    network = modules.frozen(found.make, data.x[:1])
+    if config.branches:
+        network = MultiBranch(network, config.branches)
+    Problem(
+        data, network if isinstance(network, MultiBranch) else MultiBranch(network, 1), loss
+    )  # refuses data, labels and losses that do not fit
+    if not config.solutions:
+        raise ValueError("--state recompute wants --solutions: training is left to whoever keeps the statistics.")
+    extra = {name: (data, loss) for name, loss in further(data).items()}
+    if test:
+        extra |= {"test risk": (test, loss), **{f"test {name}": (test, loss) for name, loss in further(test).items()}}
+    linen = modules.is_linen(found.make)  # statistics of a linen module serve the training data only
+    quantities = {name: part for name, part in extra.items() if not (linen and name.startswith("test"))}
+    risk = modules.recomputed_risk(found.make, data, loss, num_branches=config.branches, quantities=quantities)
+    note = " · state recomputed over the data at every point"
+    like = jax.eval_shape(network.init, jax.random.key(0))
+    return Given(risk, like=like, note=note, data=_named_data(data, test))
+
+
+def load_all(config: Any, to: Given) -> Loaded:
+    """The checkpoints of --solutions and --paths.
+
+    Raises:
+        ValueError: Checkpoints of another network, of different networks, or too few of them.
+    """
+    paths = {path.stem: load([path], to) for path in config.paths}
+    loaded = [(str(path), w) for path in config.solutions for w in load([path], to)]
+    if loaded and config.plane in ("solutions", "oblique") and len(loaded) < 3:
+        raise ValueError(
+            f"--plane {config.plane} wants three solutions; the files hold {len(loaded)}.\n"
+            "  With one or two, take --plane random."
+        )
+    everything = [w for _, w in loaded] + [w for path in paths.values() for w in path]
+    if everything:
+        planes.check_solutions(*everything)
+    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths)
 
 
 def load(paths: Sequence[Path], to: Given) -> list[Params]:
@@ -181,9 +265,9 @@ def refuse_equal(solutions: Sequence[Params], names: Sequence[str]) -> None:
                 )
 
 
-def further_losses(problem: Problem) -> Mapping[str, Loss]:
+def further(data: Dataset) -> Mapping[str, Loss]:
     """The accuracy as a further quantity, where the labels are classes or ±1."""
-    y = np.asarray(problem.data.y)
+    y = np.asarray(data.y)
     if np.issubdtype(y.dtype, np.integer) and y.ndim == 1 and not np.isin(y, (-1, 1)).all():
         return {"accuracy": accuracy}
     return {"accuracy": sign_accuracy} if y.ndim == 1 and np.isin(y, (-1, 1)).all() else {}

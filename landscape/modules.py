@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from landscape.checkpoints import words
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network, from_flax, from_linen
@@ -21,9 +23,9 @@ class Given(NamedTuple):
     """A user's network in one of three forms.
 
     Attributes:
-        network: A network, where the object is one; its `init` is None for a pure function of (params, x).
+        network: A network, where the object is one; its `init` is `no_init` for a pure function of (params, x).
         risk: A function risk(params), where the object is one.
-        make: The module factory or linen module behind it, for `recomputed_risk`.
+        make: The flax module or its factory behind it, for what depends on its state.
     """
 
     network: Network | MultiBranch | None = None
@@ -32,43 +34,153 @@ class Given(NamedTuple):
 
 
 def given(target: Any, example: Any, state: State = "none", name: str = "the network") -> Given:
-    """Read a user's object: a network of this package, an nnx factory or class, a linen module, or a pure function.
+    """Read a user's object: a network of this package, a module of any kind or its factory, or a pure function.
 
     Args:
-        target: `Network`, `MultiBranch`; nnx module, its class or a factory of `rngs`; linen module; function of
-            (params, x); risk(params); or a function without arguments that returns one of these.
-        example: Example inputs, a batch of one, for linen modules.
+        target: `Network`, `MultiBranch`; nnx module, its class or a factory of `rngs`; linen module; any other callable
+            that is a pytree of arrays, or a factory of one from a `key`; function of (params, x); risk(params); or a
+            function without arguments that returns one of these.
+        example: Example inputs, a batch of one, for linen modules; None where there are no data.
         state: "frozen" admits state besides the parameters; with "recompute" only `make` is filled in.
         name: What messages call it.
 
     Raises:
         ValueError: It is none of these, or has state that `state` does not provide for.
     """
+    if isinstance(target, nn.Module) and example is None:
+        raise ValueError(f"{name} is a linen module, which needs data to know its shapes; give --data.")
+    if isinstance(target, nn.Module | nnx.Module):
+        return _flax(target if isinstance(target, nn.Module) else lambda rngs: target, example, state)
+    if not isinstance(target, Network | MultiBranch) and not _is_pytree(target):
+        wanted = _required(target, name)
+        if not wanted:
+            return given(target(), example, state, name)
+        if _is_factory(target, wanted):
+            return _flax(target, example, state)
+        if len(wanted) == 1 and wanted[0].name != "key":
+            return Given(risk=target)
+    if state == "recompute":
+        raise ValueError(
+            f"{name} holds no statistics that could be recomputed; that takes a flax module or its factory.\n"
+            "  Leave --state out; for a mean over branches of a module name the module, with --branches."
+        )
     if isinstance(target, Network | MultiBranch):
         return Given(target)
-    held = "frozen" if state == "frozen" else None
-    if isinstance(target, nn.Module):
-        network = None if state == "recompute" else from_linen(target, jnp.asarray(example), state=held)
-        return Given(network, make=target)
-    if isinstance(target, nnx.Module):
-        return given(lambda rngs: target, example, state, name)
-    wanted = _required(target, name)
-    if not wanted:
-        return given(target(), example, state, name)
-    if _is_factory(target, wanted):
-        return Given(None if state == "recompute" else from_flax(target, state=held), make=target)
-    if len(wanted) == 1:
-        return Given(risk=target)
+    if _is_pytree(target) or len(wanted) == 1:
+        return Given(from_pytree(target))
     if len(wanted) == 2:
         return Given(Network(no_init, target))
     raise ValueError(f"{name} takes {len(wanted)} arguments; wanted a factory of rngs, or a function of (params, x).")
 
 
+def _flax(make: Any, example: Any, state: State) -> Given:
+    if state == "recompute":
+        return Given(make=make)
+    if state == "frozen":
+        return Given(frozen(make, example), make=make)
+    return Given(from_linen(make, jnp.asarray(example)) if is_linen(make) else from_flax(make), make=make)
+
+
+def frozen(make: Any, example: Any) -> Network:
+    """The network of a flax module or factory, its state kept as it is made."""
+    if is_linen(make):
+        return from_linen(make, jnp.asarray(example), state="frozen")
+    return from_flax(make, state="frozen")
+
+
+def is_linen(make: Any) -> bool:
+    """Whether it is a linen module."""
+    return isinstance(make, nn.Module)
+
+
+def statistics(make: Any, example: Any) -> Params:
+    """The running statistics of a flax module or factory as a dictionary, as checkpoints name them; empty without."""
+    if is_linen(make):
+        return {k: v for k, v in make.init(jax.random.key(0), jnp.asarray(example)).items() if k != "params"}
+    return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(0)), nnx.BatchStat)) if callable(make) else {}
+
+
+def with_statistics(make: Any, example: Any, values: Params) -> Network:
+    """The network of a flax module or factory, its running statistics frozen at `values` (see `statistics`)."""
+    if is_linen(make):
+        return from_linen(make, jnp.asarray(example), state="frozen", values=values)
+
+    def restored(rngs: nnx.Rngs) -> nnx.Module:
+        module = make(rngs)
+        state = nnx.state(module, nnx.BatchStat)
+        nnx.replace_by_pure_dict(state, values)
+        nnx.update(module, state)
+        return module
+
+    return from_flax(restored, state="frozen")
+
+
+def from_pytree(make: Any) -> Network:
+    """A network from a module that is itself a pytree of arrays, with static fields, in the manner of Equinox.
+
+    Its parameters are the arrays in dictionaries named like the module's fields; what is not an array stays as it is.
+
+    Args:
+        make: Such a module, called as module(x) for one example or a batch; or a function of a random key that makes
+            one. With a module alone, `init` returns its own arrays for every key.
+
+    Raises:
+        ValueError: It holds no arrays of floating-point numbers.
+
+    >>> network = from_pytree(jax.tree_util.Partial(jnp.matmul, jnp.eye(2)))
+    >>> network.apply(network.init(jax.random.key(0)), jnp.array([1.0, 2.0])).tolist()
+    [1.0, 2.0]
+    """
+    build = (lambda key: make) if _is_pytree(make) else make if "key" not in _keywords(make) else _by_keyword(make)
+    kept = build(jax.random.key(0))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(kept)
+    free = [n for n, (_, leaf) in enumerate(leaves) if _is_float(leaf)]
+    if not free:
+        raise ValueError(f"{type(kept).__name__} holds no arrays of floating-point numbers, so it has no parameters.")
+
+    def init(key: jax.Array) -> Params:
+        found: dict[str, Any] = {}
+        for (where, _), leaf in zip(leaves, jax.tree.leaves(build(key)), strict=True):
+            if _is_float(leaf):
+                *path, last = words(where)
+                place = found
+                for word in path:
+                    place = place.setdefault(word, {})
+                place[last] = jnp.asarray(leaf)
+        return found
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        values = [leaf for _, leaf in leaves]
+        for n in free:
+            values[n] = reduce(lambda place, word: place[word], words(leaves[n][0]), params)
+        return structure.unflatten(values)(x)
+
+    return Network(init, apply)
+
+
+def _is_float(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and hasattr(leaf, "shape") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _is_pytree(target: Any) -> bool:
+    """Whether an object can be called and is a registered container of arrays."""
+    inside = not isinstance(target, type) and callable(target) and not jax.tree_util.all_leaves([target])
+    return inside and any(map(_is_float, jax.tree.leaves(target)))
+
+
+def _keywords(make: Any) -> set[str]:
+    return {p.name for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def _by_keyword(make: Any) -> Callable[[jax.Array], Any]:
+    return lambda key: make(key=key)
+
+
 def _required(target: Any, name: str) -> list[inspect.Parameter]:
     if not callable(target):
         raise ValueError(
-            f"{name} is {type(target).__name__}; wanted a Network, a MultiBranch, a flax module, its factory of rngs, "
-            "or a function of (params, x)."
+            f"{name} is {type(target).__name__}; wanted a Network, a MultiBranch, a module of flax or in the manner of "
+            "Equinox, its factory of rngs (or of a key), or a function of (params, x)."
         )
     module_class = isinstance(target, type) and issubclass(target, nnx.Module)  # its metaclass hides the signature
     parameters = list(inspect.signature(target.__init__ if module_class else target).parameters.values())
@@ -96,6 +208,7 @@ def recomputed_risk(
     loss: Loss,
     *,
     num_branches: int | None = None,
+    average: bool = True,
     quantities: Mapping[str, tuple[Dataset, Loss]] | None = None,
 ) -> Callable[[Params], dict[str, jax.Array]]:
     """risk(params) with BatchNorm's statistics computed anew, at these parameters, over all of the training data.
@@ -106,7 +219,9 @@ def recomputed_risk(
         make: nnx module factory of `rngs`, or a linen module built with `use_running_average=False`.
         data: The training data.
         loss: Loss per example.
-        num_branches: I for parameters [I, ...] of a mean over branches; None for a plain network.
+        num_branches: I for parameters [I, ...] of a multi-branch network, each branch with its own statistics; None
+            for a plain network.
+        average: The mean over branches, or their sum.
         quantities: Further (data, loss) by name under the same statistics, for nnx modules.
 
     Returns:
@@ -123,7 +238,8 @@ def recomputed_risk(
     def risk(params: Params) -> dict[str, jax.Array]:
         found = outputs(params)
         if num_branches:
-            found = jax.tree.map(lambda f: f.mean(0), jax.vmap(outputs)(params))
+            over = jnp.mean if average else jnp.sum
+            found = jax.tree.map(lambda f: over(f, 0), jax.vmap(outputs)(params))
         parts = {"risk": (data, loss), **more}
         return {k: (d.weight * of(found[k], jnp.asarray(d.y))).sum() / d.weight.sum() for k, (d, of) in parts.items()}
 

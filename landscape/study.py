@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import optax
 
-from landscape import costs, evaluation, planes, plots, report, surfaces, trends
+from landscape import costs, evaluation, forecast, planes, plots, report, surfaces, trends
 from landscape.grids import Grid, grid_around
 from landscape.planes import Plane
 from landscape.problem import Problem
@@ -31,8 +31,6 @@ VIEWS: dict[str, tuple[Callable[..., Plane], bool]] = {
 """Views by name: the builder of the plane, and whether branches are aligned first."""
 
 PRINTED = ("env_max_loss", "barrier", "minima")
-RATES = {"cpu": (2e10, 4e10), "gpu": (4e12, 1e13), "tpu": (4e12, 1e13)}
-"""Operations a second, training and surfaces, of one device: for the announced time only."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +113,11 @@ def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
     Raises:
         ValueError: A surface does not fit the memory.
     """
-    plans = [_plan(case, protocol, run) for case in cases]
+    plans = [forecast.planned(case.problem, protocol.points, run.options.memory_bytes) for case in cases]
     seeds, device = 3 * protocol.triples, jax.devices()[0].platform
     training = sum(6.0 * _size(case) * seeds * protocol.steps * protocol.batch_size for case in cases)
     drawing = sum(plan.operations for plan in plans) * protocol.triples * len(VIEWS)
-    rates = RATES.get(device, RATES["cpu"])
+    rates = forecast.RATES.get(device, forecast.RATES["cpu"])
     seconds = (training / rates[0] + drawing / rates[1]) / jax.local_device_count() + 4 * len(cases)
     sizes = " … ".join(f"{n:,}" for n in dict.fromkeys((cases[0].branches, cases[-1].branches)))
     data = cases[0].problem.data
@@ -130,33 +128,12 @@ def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
         f"{protocol.points} x {protocol.points} points",
     )
     memory = max(plan.nbytes for plan in plans) / costs.GIB
-    run.plan(f"{memory:.2f} GiB", _operations(training + drawing), f"about {_duration(seconds)}")
-
-
-def _plan(case: Case, protocol: Protocol, run: Run) -> costs.Plan:
-    shapes = jax.eval_shape(case.problem.network.init, jax.random.key(0))
-    plane = Plane(shapes, shapes, shapes, np.zeros((0, 2)))
-    grid = Grid(np.arange(protocol.points), np.arange(protocol.points))
-    return evaluation.plan(case.problem, plane, grid, run.options.memory_bytes)
+    run.plan(f"{memory:.2f} GiB", forecast.operations(training + drawing), f"about {forecast.duration(seconds)}")
 
 
 def _size(case: Case) -> int:
     return sum(
         math.prod(x.shape) for x in jax.tree.leaves(jax.eval_shape(case.problem.network.init, jax.random.key(0)))
-    )
-
-
-def _operations(count: float) -> str:
-    return f"{count / 1e12:.1f} TFLOP" if count >= 1e11 else f"{count / 1e9:.1f} GFLOP"
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
     )
 
 

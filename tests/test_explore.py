@@ -16,7 +16,8 @@ from flax import nnx
 import landscape as ls
 from landscape import checkpoints, given, modules, surfaces
 from landscape.__main__ import dispatch, exit_code
-from landscape.exploration import barrier, radius, regulariser
+from landscape.extent import radius, regulariser
+from landscape.probes import barrier
 
 SOURCE = """
 import jax, jax.numpy as jnp, numpy as np, landscape as ls
@@ -300,7 +301,7 @@ def test_extent_regulariser_and_barrier() -> None:
         {"w": jnp.array([1.0, 0])}, {"w": jnp.array([1.0, 1])}, {"w": jnp.array([0.0, 2])}, np.zeros((1, 2))
     )
     found = radius(lambda p: ((p["w"] - jnp.array([1.0, 0])) ** 2).sum() + 1, plane, 10.0)
-    assert found == pytest.approx(np.sqrt(9 / 3), rel=0.02)
+    assert found == (pytest.approx(np.sqrt(9 / 3), rel=0.02), "centre")
     grid = ls.Grid(np.linspace(-1, 1, 3), np.linspace(0, 1, 2))
     wanted = [[float((plane.at((a, b))["w"] ** 2).sum()) / 4 for b in grid.b] for a in grid.a]
     np.testing.assert_allclose(regulariser(plane, grid, 0.5), wanted, rtol=1e-5)
