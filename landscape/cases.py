@@ -70,6 +70,7 @@ SUITES: dict[str, dict[str, Case]] = {
         "train-mnist-100": _TRAIN,
     },
     "gpu": {
+        "synthetic-100": _SYNTHETIC,
         "synthetic-1000": _SYNTHETIC._replace(branches=1_000),
         "mnist-100": _MNIST._replace(examples=60_000),
         "cifar-100": _CIFAR._replace(examples=50_000),
