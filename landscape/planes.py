@@ -58,16 +58,22 @@ def through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
     [[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]]
     """
     check_solutions(w0, w1, w2)
+    u, v, sizes = _orthonormal(w0, w1, w2)
+    length, along, height, second = (float(x) for x in sizes)
+    _refuse_line(height, length, second)
+    return Plane(w0, u, v, np.array([[0, 0], [length, 0], [along, height]]))
+
+
+@jax.jit
+def _orthonormal(w0: Params, w1: Params, w2: Params) -> tuple[Params, Params, tuple[jax.Array, ...]]:
+    """Both axes; ‖w1 − w0‖, the coordinates of w2 and ‖w2 − w0‖."""
     first, second = trees.subtract(w1, w0), trees.subtract(w2, w0)
     length = trees.norm(first)
     u = trees.scale(1 / length, first)
-    along = trees.vdot(second, u)
-    across = trees.axpy(-along, u, second)
+    across = trees.axpy(-trees.vdot(second, u), u, second)
     across = trees.axpy(-trees.vdot(across, u), u, across)  # once more: rounding in the first projection
     height = trees.norm(across)
-    _refuse_line(float(height), float(length), float(trees.norm(second)))
-    anchors = np.array([[0, 0], [length, 0], [trees.vdot(second, u), height]], float)
-    return Plane(w0, u, trees.scale(1 / height, across), anchors)
+    return u, trees.scale(1 / height, across), (length, trees.vdot(second, u), height, trees.norm(second))
 
 
 def oblique_through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
@@ -222,10 +228,15 @@ def check_solutions(*solutions: Params) -> None:
                 f"All solutions must have the same parameters; number {i} has {_outline(w)}, the first "
                 f"{_outline(solutions[0])}."
             )
-        if not all(jnp.isfinite(x).all() for x in jax.tree.leaves(w)):
+        if not _finite(w):
             raise ValueError(f"Solution {i} has parameters that are not finite; train it again, with a smaller step.")
     if not shapes:
         raise ValueError("The solutions hold no parameters.")
+
+
+@jax.jit
+def _finite(tree: Params) -> jax.Array:
+    return jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
 def _outline(tree: Params) -> str:
