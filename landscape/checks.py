@@ -1,13 +1,17 @@
 """What makes a surface trustworthy: the evaluator at the anchors, against direct evaluation and against itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from landscape import evaluators
+from landscape import evaluators, meshes
 from landscape.evaluators import Settings
 from landscape.grids import Grid
 from landscape.losses import Loss
@@ -16,10 +20,36 @@ from landscape.problem import Problem, streamed_risk, weighted_risk
 from landscape.tiles import Tile
 
 EXAMPLES_CHECKED = 4096
+BRANCHES_CHECKED = 512
+"""Where the network does not say: activations of so many branches exist at a time."""
 
-
-plain_risk = jax.jit(weighted_risk, static_argnums=(0, 1))
 fast_risk = jax.jit(streamed_risk, static_argnums=(0, 1))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 5))
+def _risk(measure: Callable[..., jax.Array], network: Any, loss: Loss, w: Any, data: Any, mesh: Mesh | None) -> Any:
+    """A risk of parameters whose branches may be split over a mesh ("branches",)."""
+    if mesh is None:
+        return measure(network, loss, w, data)
+    run = partial(measure, network, loss, axis="branches")
+    return jax.shard_map(run, mesh=mesh, in_specs=(P("branches"), P()), out_specs=P(), check_vma=False)(w, data)
+
+
+def directly(measure: Callable[..., jax.Array], problem: Problem, plane: Plane, points: np.ndarray) -> np.ndarray:
+    """`weighted_risk` or `streamed_risk` at points w(a, b) of a plane, one after another, [M].
+
+    Args:
+        measure: One of the two.
+        problem: The problem; its plain network runs a chunk of branches at a time.
+        plane: The plane; where its branches are split over devices, they stay so.
+        points: (a, b), [M, 2].
+    """
+    dtype, found = evaluators.float_type(plane), []
+    network = replace(problem.network, branch_chunk=problem.network.branch_chunk or BRANCHES_CHECKED)
+    for ab in points:
+        w = plane.at(tuple(jnp.asarray(ab, dtype)))
+        found.append(_risk(measure, network, problem.loss, w, problem.data, meshes.home_of(w)))
+    return np.array(found, float)
 
 
 def check_anchors(
@@ -44,9 +74,7 @@ def check_anchors(
 
     once, twice = (means(settings.precision) for _ in range(2))
     with jax.default_matmul_precision(settings.precision):
-        dtype = evaluators.float_type(plane)
-        at = [plane.at(tuple(jnp.asarray(ab, dtype))) for ab in points]
-        expected = np.array([plain_risk(problem.network, losses[0], w, first.data) for w in at], float)
+        expected = directly(weighted_risk, first, plane, points)
     found = {
         "deterministic": bool((once == twice).all()),
         "max_difference": float(np.abs(once[0] - expected).max()),
@@ -59,6 +87,5 @@ def check_anchors(
 
 def anchor_risks(problem: Problem, plane: Plane, precision: str = "highest") -> np.ndarray:
     """The risk at the plane's anchors, evaluated directly at w(a, b), [M]."""
-    points = [plane.at(tuple(ab)) for ab in plane.anchors.tolist()]
     with jax.default_matmul_precision(precision):
-        return np.array([fast_risk(problem.network, problem.loss, w, problem.data) for w in points], float)
+        return directly(streamed_risk, problem, plane, plane.anchors)

@@ -59,12 +59,14 @@ class Plan(NamedTuple):
         operations: Floating-point operations of the whole surface.
         nbytes: Bytes on each device, the three trees of parameters included.
         temporary: Bytes on each device beside the parameters.
+        share: Devices that the branches of every solution are split over.
     """
 
     tile: Tile
     operations: float
     nbytes: int
     temporary: int
+    share: int = 1
 
 
 def costs(network: MultiBranch, params: Tree, example: Any) -> list[Cost]:

@@ -28,13 +28,14 @@ def evaluate(
     memory: int | None = None,
     tile: Tile | None = None,
     devices: Sequence[Any] | None = None,
+    branch_devices: int | None = None,
     directory: Path | str | None = None,
     progress: bool | Bar = True,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Surface:
     """The risk at every point of a grid on a plane, R(w(a_i, b_j)) with w(a, b) = o + a u + b v (§5.1).
 
-    A `Problem` runs staged in lanes on all local devices; w(a, b) never exists for more than a chunk of branches. Any
+    A `Problem` runs staged in lanes on all devices; w(a, b) never exists for more than a chunk of branches. Any
     other function of the parameters runs point by point inside one compiled loop.
 
     Args:
@@ -46,7 +47,9 @@ def evaluate(
         precision: Of matrix products: "highest" (float32), "high" (tf32 or bf16 in three passes), "default".
         memory: Bytes allowed on each device.
         tile: Sizes of the grid loop instead of those of the cost model.
-        devices: All local devices when None.
+        devices: All devices of all processes when None.
+        branch_devices: Over how many of them the branches of each solution are split, a divisor of both numbers; when
+            None as few as the memory asks for.
         directory: Where finished blocks are kept, so that the same call continues an interrupted one.
         progress: True for a bar, False for silence, or a bar already open.
         check_stop: Called whenever a block is on disk; may raise to interrupt.
@@ -60,12 +63,12 @@ def evaluate(
     """
     grid = checked(grid_around(plane) if grid is None else grid)
     check_solutions(plane.origin, plane.u, plane.v)
-    local = tuple(devices or jax.local_devices())
+    used = tuple(devices or jax.devices())
     settings = evaluators.Settings(
-        precision, memory, tile, local, Path(directory) if directory else None, progress, check_stop
+        precision, memory, tile, used, Path(directory) if directory else None, progress, check_stop, branch_devices
     )
     about = {"plane": plane.kind, "parameters": trees.size(plane.origin), "precision": precision}
-    about |= {"device": evaluators.device_words(local), "versions": {"landscape": __version__, "jax": jax.__version__}}
+    about |= {"device": evaluators.device_words(used), "versions": {"landscape": __version__, "jax": jax.__version__}}
     if not isinstance(problem, Problem):
         return _of_function(problem, plane, grid, settings, about)
     _refuse_misfit(problem, plane)
@@ -90,7 +93,7 @@ def evaluate(
 
 def plan(problem: Problem, plane: Plane, grid: Grid, memory: int | None = None, tile: Tile | None = None) -> costs.Plan:
     """Tile, operations and bytes of `evaluate`, from shapes alone: nothing runs and the plane may be one of shapes."""
-    settings = evaluators.Settings("highest", memory, tile, tuple(jax.local_devices()), None, False, lambda: None)
+    settings = evaluators.Settings("highest", memory, tile, tuple(jax.devices()), None, False, lambda: None)
     return evaluators.plan_for(problem, plane, grid, settings)
 
 
@@ -146,7 +149,7 @@ def profile(
     step = trees.subtract(end, start)
     line = Plane(start, step, jax.tree.map(jnp.zeros_like, step), np.zeros((0, 2)), "line")
     grid = Grid(np.linspace(0, 1, points), np.zeros(1))
-    settings = evaluators.Settings(precision, memory, None, tuple(jax.local_devices()), None, False, lambda: None)
+    settings = evaluators.Settings(precision, memory, None, tuple(jax.devices()), None, False, lambda: None)
     if isinstance(problem, Problem):
         return evaluators.problem_means(problem, line, grid, [problem.loss], settings).values[0, :, 0]
     return next(iter(pointwise.function_values(problem, line, grid, settings).values()))[:, 0]

@@ -1,7 +1,9 @@
 """Running the grid loop: over blocks of examples and all devices, resumable block by block."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from landscape import costs, storage, trees
+from landscape import costs, meshes, storage, trees
 from landscape.grids import Grid
 from landscape.losses import Loss
 from landscape.networks import MultiBranch
@@ -35,6 +38,12 @@ class Settings(NamedTuple):
     directory: Path | None
     progress: bool | Bar
     check_stop: Callable[[], None]
+    branch_devices: int | None = None
+
+    @property
+    def budget(self) -> int:
+        """Bytes allowed on each device, the same on all processes."""
+        return int(meshes.from_leader(self.memory or costs.default_memory(self.devices[0])))
 
 
 class Sums(NamedTuple):
@@ -47,7 +56,8 @@ class Sums(NamedTuple):
 def problem_means(problem: Problem, plane: Plane, grid: Grid, losses: Sequence[Loss], settings: Settings) -> Sums:
     """The mean of every loss at every point of a grid, [Q, A, B], float64 sums of blocks.
 
-    When the device runs out of memory the tile is halved, with a warning, and the surface begun again.
+    When the device runs out of memory the tile is halved, with a warning, and the surface begun again; of several
+    processes none can know that of the others, and the error ends them.
     """
     plan = plan_for(problem, plane, grid, settings)
     while True:
@@ -56,29 +66,63 @@ def problem_means(problem: Problem, plane: Plane, grid: Grid, losses: Sequence[L
                 sums = _blocks(problem, plane, grid, tuple(losses), plan, settings)
             return Sums(sums / float(np.sum(np.asarray(problem.data.weight, float))), plan)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or plan.tile.examples <= 8:
+            halved = costs.smaller(plan.tile)
+            if "RESOURCE_EXHAUSTED" not in str(error) or halved == plan.tile or jax.process_count() > 1:
                 raise
-            plan = plan._replace(tile=costs.smaller(plan.tile))
+            plan = plan._replace(tile=halved)
             warnings.warn(f"The device ran out of memory; going on with half of it: {plan.tile}.", stacklevel=2)
 
 
 def plan_for(problem: Problem, plane: Plane, grid: Grid, settings: Settings) -> costs.Plan:
-    """Tile, operations and bytes of a surface, before anything runs."""
-    device = settings.devices[0]
+    """Tile, operations and bytes of a surface, before anything runs; the same on all processes.
+
+    Branches are split over as few devices as the memory asks for. CPU devices live in one memory: there the copies of
+    the parameters count together.
+
+    Raises:
+        ValueError: It fits however the branches are split, or they cannot be split as asked.
+    """
+    network, memory, devices = problem.network, settings.budget, len(settings.devices)
+    fixed, cpu = nbytes(plane), settings.devices[0].platform == "cpu"
+    possible = meshes.shares(network.counts, devices)
+    if settings.branch_devices not in (None, *possible):
+        raise ValueError(
+            f"branch_devices must divide the {devices} devices and the {network.counts} branches: one of {possible}; "
+            f"got {settings.branch_devices}."
+        )
+    wanted = [d for d in possible if not cpu or fixed * (devices // d) <= memory] or possible[-1:]
+    *others, last = [settings.branch_devices] if settings.branch_devices else wanted
+    for share in others:
+        with contextlib.suppress(ValueError):
+            return _plan(problem, plane, grid, settings, share, memory)
+    return _plan(problem, plane, grid, settings, last, memory)
+
+
+def _plan(problem: Problem, plane: Plane, grid: Grid, settings: Settings, share: int, memory: int) -> costs.Plan:
+    network, several = problem.network, not isinstance(problem.network.num_branches, int)
+    counts = tuple(n // share for n in network.counts)
     plan = costs.plan(
-        problem.network,
-        plane.origin,
+        replace(network, num_branches=counts if several else counts[0]),
+        part_of(plane.origin, share).tree(),
         jax.ShapeDtypeStruct(problem.data.x.shape[1:], float_type(plane)),
         examples=len(problem.data),
         points=(len(grid.a), len(grid.b)),
-        memory=settings.memory or costs.default_memory(device),
-        devices=len(settings.devices),
-        platform=device.platform,
+        memory=memory,
+        devices=len(settings.devices) // share,
+        platform=settings.devices[0].platform,
     )
-    return plan if settings.tile is None else plan._replace(tile=settings.tile)
+    tile = settings.tile or Tile(*meshes.from_leader(np.array(plan.tile)).tolist())
+    return plan._replace(tile=tile, operations=plan.operations * share, share=share)
+
+
+def part_of(params: Any, share: int) -> trees.Signature:
+    """Shapes of one device's part of parameters [I, ...] whose branches are split over `share` devices."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // share, *x.shape[1:]), x.dtype), params)
+    return trees.Signature.of(shapes)
 
 
 def float_type(plane: Plane) -> Any:
+    """The type in which a plane's parameters are held."""
     return jnp.result_type(*jax.tree.leaves(plane.origin))
 
 
@@ -90,14 +134,16 @@ class _Layout(NamedTuple):
     blocks: int
     block: int
 
+    def over(self, axis: str) -> NamedSharding:
+        """Values whose first axis is split along an axis of the mesh."""
+        return NamedSharding(self.mesh, P(axis))
+
 
 def _layout(problem: Problem, plan: costs.Plan, settings: Settings) -> _Layout:
-    chunks, devices = -(-len(problem.data) // plan.tile.examples), len(settings.devices)
+    chunks, devices = -(-len(problem.data) // plan.tile.examples), len(settings.devices) // plan.share
     sharing = max(d for d in range(1, devices + 1) if devices % d == 0 and d <= chunks)
-    mesh = jax.make_mesh(
-        (devices // sharing, sharing), ("points", "examples"), axis_types=(AxisType.Auto,) * 2, devices=settings.devices
-    )
-    aim = OPERATIONS_A_BLOCK.get(settings.devices[0].platform, 1e11) * chunks / max(plan.operations, 1)
+    mesh = meshes.mesh(settings.devices, points=devices // sharing, examples=sharing, branches=plan.share)
+    aim = OPERATIONS_A_BLOCK.get(settings.devices[0].platform, 1e11) * chunks / max(plan.operations / plan.share, 1)
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
     each = -(-chunks // (sharing * blocks))
     return _Layout(mesh, each, blocks, each * sharing * plan.tile.examples)
@@ -115,55 +161,86 @@ def block_sums(
     mesh: Mesh,
     like: trees.Signature | None = None,
 ) -> jax.Array:
-    """`grid_sums` on every device of a mesh ("points", "examples"): [devices that share the examples, Q, A, B]."""
+    """`grid_sums` on every device of a mesh: [devices that share the examples, Q, A, B], whole on each of them.
+
+    Args:
+        triple: (o, u, v), trees [I, ...].
+        data: (x [N, ...], y [N], weight [N]), split along "examples".
+        axes: (a [A], b [B]), the latter split along "points".
+        network: The network.
+        losses: Q functions.
+        tile: Sizes of the grid loop.
+        mesh: Axes "points", "examples" and, where branches are split, "branches".
+        like: As in `grid_sums`, of one device's part of the branches.
+    """
+    axis = "branches" if mesh.shape.get("branches", 1) > 1 else None
 
     def one(triple: Any, data: Any, axes: Any) -> jax.Array:
-        return grid_sums(network, losses, triple, data, axes, tile, like.tree() if like else None)[None]
+        return grid_sums(network, losses, triple, data, axes, tile, like.tree() if like else None, axis)[None]
 
-    specs = (P(), P("examples"), (P(), P("points")))
-    return jax.shard_map(
-        one, mesh=mesh, in_specs=specs, out_specs=P("examples", None, None, "points"), check_vma=False
-    )(triple, data, axes)
+    run = jax.shard_map(
+        one,
+        mesh=mesh,
+        in_specs=(P(axis), P("examples"), (P(), P("points"))),
+        out_specs=P("examples", None, None, "points"),
+        check_vma=False,
+    )
+    # Every process reads the sums of all.
+    return lax.with_sharding_constraint(run(triple, data, axes), NamedSharding(mesh, P()))
 
 
 def _blocks(
     problem: Problem, plane: Plane, grid: Grid, losses: tuple[Loss, ...], plan: costs.Plan, settings: Settings
 ) -> np.ndarray:
     layout, dtype = _layout(problem, plan, settings), float_type(plane)
-    rows = layout.mesh.shape["points"]
-    b = np.pad(grid.b, (0, -len(grid.b) % rows), mode="edge")
-    axes = jnp.asarray(grid.a, dtype), jnp.asarray(b, dtype)
-    triple = jax.device_put((plane.origin, plane.u, plane.v), NamedSharding(layout.mesh, P()))
-    like = None
-    if 4 * nbytes(plane) < (settings.memory or costs.default_memory(settings.devices[0])):
-        like = trees.Signature.of(plane.origin)
-        triple = tuple(_laid_out(problem.network, problem.data.x.shape[1:], w) for w in triple)
-    key = _key(problem, plane, grid, losses, (plan.tile, settings.precision), layout) if settings.directory else ""
-    run = partial(
-        block_sums,
-        triple,
-        axes=axes,
-        network=problem.network,
-        losses=losses,
-        tile=plan.tile,
-        mesh=layout.mesh,
-        like=like,
-    )
+    options = {"network": problem.network, "losses": losses, "tile": plan.tile, "mesh": layout.mesh}
+    run = partial(block_sums, **options, **_triple(problem, plane, layout, plan, settings.budget))
+    b = np.pad(grid.b, (0, -len(grid.b) % layout.mesh.shape["points"]), mode="edge").astype(dtype)
+    axes = meshes.placed(grid.a.astype(dtype), NamedSharding(layout.mesh, P())), meshes.placed(b, layout.over("points"))
+    files = _files(problem, plane, grid, losses, plan.tile, layout, settings)
+    known = [stored(file, key) for file, key in files]
     total = np.zeros((len(losses), len(grid.a), len(grid.b)))
-    points, share = total[0].size, total[0].size / layout.blocks
-    with showing(settings.progress, "surface", points, "points") as bar:
-        for i in range(layout.blocks):
-            file = settings.directory / f"block-{key[:8]}-{i:04}.npz" if settings.directory else None
-            found = stored(file, key)
-            if found is None:
-                data = jax.device_put(_block(problem, layout, i, dtype), NamedSharding(layout.mesh, P("examples")))
-                found = np.asarray(run(data=data), np.float64).sum(0)[..., : len(grid.b)]
+    share = total[0].size / layout.blocks
+    with showing(settings.progress, "surface", total[0].size, "points") as bar:
+        for i, there in enumerate(meshes.from_leader(np.array([found is not None for found in known])).tolist()):
+            found = known[i]
+            if not there:
+                data = meshes.placed(_block(problem, layout, i, dtype), layout.over("examples"))
+                found = np.asarray(run(data=data, axes=axes), np.float64).sum(0)[..., : len(grid.b)]
+                file, key = files[i]
                 if file:
                     storage.save_arrays(file, {"sums": found}, key)
-            total += found
+            total += 0.0 if found is None else found
             bar.update(round((i + 1) * share) - round(i * share))
             settings.check_stop()
-    return total
+    return meshes.from_leader(total)
+
+
+def _triple(problem: Problem, plane: Plane, layout: _Layout, plan: costs.Plan, memory: int) -> dict[str, Any]:
+    """The three trees on the devices, with the weights of the first layer laid out where there is room for it."""
+    triple = meshes.placed((plane.origin, plane.u, plane.v), layout.over("branches"))
+    if 4 * nbytes(plane) >= memory * plan.share:
+        return {"triple": triple}
+    triple = tuple(_laid_out(problem.network, problem.data.x.shape[1:], w) for w in triple)
+    return {"triple": triple, "like": part_of(plane.origin, plan.share)}
+
+
+def _files(
+    problem: Problem,
+    plane: Plane,
+    grid: Grid,
+    losses: tuple[Loss, ...],
+    tile: Tile,
+    layout: _Layout,
+    settings: Settings,
+) -> list[tuple[Path | None, str]]:
+    """File and key of every block; no file where nothing is kept, or another process keeps it."""
+    if settings.directory is None or not meshes.leading():
+        return [(None, "")] * layout.blocks
+    sizes = (*tile, settings.precision, layout.blocks, dict(layout.mesh.shape))
+    computed = (repr(problem.network), *programs(problem, losses))
+    key = storage.fingerprint(problem.data.fingerprint, computed, tuple(plane)[:3], tuple(grid), sizes)
+    return [(settings.directory / f"block-{key[:8]}-{i:04}.npz", key) for i in range(layout.blocks)]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -180,14 +257,6 @@ def stored(file: Path | None, key: str) -> np.ndarray | None:
         warnings.warn(f"{error.args[0].splitlines()[0]} It is computed again.", stacklevel=2)
         return None
     return None if arrays is None else arrays["sums"]
-
-
-def _key(
-    problem: Problem, plane: Plane, grid: Grid, losses: tuple[Loss, ...], how: tuple[Tile, str], layout: _Layout
-) -> str:
-    sizes = (*how[0], how[1], layout.blocks, dict(layout.mesh.shape))
-    computed = (repr(problem.network), *programs(problem, losses))
-    return storage.fingerprint(problem.data.fingerprint, computed, tuple(plane)[:3], tuple(grid), sizes)
 
 
 def _block(problem: Problem, layout: _Layout, i: int, dtype: Any) -> tuple[np.ndarray, ...]:

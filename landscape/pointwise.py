@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from landscape import evaluators, storage
+from landscape import evaluators, meshes, storage
 from landscape.grids import Grid
 from landscape.planes import Plane
 from landscape.progress import showing
@@ -18,7 +18,10 @@ from landscape.tracing import program
 def function_values(
     risk: Callable[[Any], Any], plane: Plane, grid: Grid, settings: evaluators.Settings
 ) -> Mapping[str, np.ndarray]:
-    """Any function of the parameters at every point of a grid, {name: [A, B]}, a row of points at a time."""
+    """Any function of the parameters at every point of a grid, {name: [A, B]}, a row of points at a time.
+
+    Of several processes each computes all of it; one keeps it.
+    """
     names, values = _named(risk, plane)
     row = jax.jit(
         lambda b, axis, triple: lax.map(
@@ -27,13 +30,13 @@ def function_values(
     )
     dtype = evaluators.float_type(plane)
     axis, triple = jnp.asarray(grid.a, dtype), (plane.origin, plane.u, plane.v)
-    key = ""
-    if settings.directory:
+    key, directory = "", settings.directory if meshes.leading() else None
+    if directory:
         key = storage.fingerprint(triple, tuple(grid), names, settings.precision, program(values, plane.origin))
     rows = []
     with showing(settings.progress, "surface", len(grid.a) * len(grid.b), "points") as bar:
         for j, b in enumerate(grid.b):
-            file = settings.directory / f"block-{key[:8]}-{j:04}.npz" if settings.directory else None
+            file = directory / f"block-{key[:8]}-{j:04}.npz" if directory else None
             found = evaluators.stored(file, key)
             if found is None:
                 with jax.default_matmul_precision(settings.precision):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import lanes, tracing
+from landscape import lanes, meshes, tracing
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network, one_example
@@ -92,7 +92,9 @@ def programs(problem: Problem, losses: Sequence[Loss]) -> list[str]:
     return [tracing.program(problem.network.apply, params, x), *(tracing.program(f, outputs, y) for f in losses)]
 
 
-def weighted_risk(network: MultiBranch, loss: Loss, params: Params, data: Dataset) -> jax.Array:
+def weighted_risk(
+    network: MultiBranch, loss: Loss, params: Params, data: Dataset, axis: str | None = None
+) -> jax.Array:
     """Σ weight ℓ / Σ weight, in chunks of examples, by the network's own plain `apply`.
 
     Args:
@@ -100,11 +102,12 @@ def weighted_risk(network: MultiBranch, loss: Loss, params: Params, data: Datase
         loss: Loss per example.
         params: [I, ...].
         data: Examples [N, ...].
+        axis: As in `outputs`.
     """
 
     def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         x, y, weight = batch
-        return (weight * loss(network.apply(params, x), y)).sum()
+        return (weight * loss(meshes.summed(network.apply(params, x), axis), y)).sum()
 
     return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)
 
@@ -125,11 +128,17 @@ def stage(network: MultiBranch, params: Params, example: Any, staged: bool = Tru
     return found
 
 
-def outputs(network: MultiBranch, params: Params, x: jax.Array) -> jax.Array:
+def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None = None) -> jax.Array:
     """Outputs [N, C] for examples x [N, ...], the fast way: in lanes, branches in chunks.
 
     Its gradient takes two passes over the branches: the outputs first, then chunk by chunk the forward again and the
     gradient from ∂ℓ/∂f, so that the activations of all branches never exist together.
+
+    Args:
+        network: The multi-branch network.
+        params: [I, ...]; on every device its part of the branches where they are split.
+        x: Examples [N, ...].
+        axis: The mesh axis that the branches are split over; None where every device has all of them.
     """
     x = jnp.moveaxis(x, 0, -1)
     total = jnp.zeros(())
@@ -137,7 +146,7 @@ def outputs(network: MultiBranch, params: Params, x: jax.Array) -> jax.Array:
     for restriction, (_, w) in zip(restrictions, network.groups(params), strict=True):
         f = partial(_of_branches, restriction, x=x)
         total = total + chunked_sum(f, w, network.branch_chunk or BRANCHES_AT_A_TIME)
-    return network.factor * total.T
+    return network.factor * meshes.summed(total, axis).T
 
 
 def _of_branches(restriction: lanes.Restriction, params: Params, x: jax.Array) -> jax.Array:
@@ -145,7 +154,13 @@ def _of_branches(restriction: lanes.Restriction, params: Params, x: jax.Array) -
 
 
 def minibatch_risk(
-    network: MultiBranch, loss: Loss, params: Params, x: jax.Array, y: jax.Array, weight: jax.Array
+    network: MultiBranch,
+    loss: Loss,
+    params: Params,
+    x: jax.Array,
+    y: jax.Array,
+    weight: jax.Array,
+    axis: str | None = None,
 ) -> jax.Array:
     """Mean of weight · ℓ over a minibatch, in lanes: its gradient is the step of SGD.
 
@@ -156,15 +171,18 @@ def minibatch_risk(
         x: Examples [B, ...].
         y: Labels [B].
         weight: Weights [B].
+        axis: As in `outputs`.
     """
-    return (weight * loss(outputs(network, params, x), y)).mean()
+    return (weight * loss(outputs(network, params, x, axis), y)).mean()
 
 
-def streamed_risk(network: MultiBranch, loss: Loss, params: Params, data: Dataset) -> jax.Array:
+def streamed_risk(
+    network: MultiBranch, loss: Loss, params: Params, data: Dataset, axis: str | None = None
+) -> jax.Array:
     """Σ weight ℓ / Σ weight over all the data, in lanes and in chunks of examples."""
 
     def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         x, y, weight = batch
-        return (weight * loss(outputs(network, params, x), y)).sum()
+        return (weight * loss(outputs(network, params, x, axis), y)).sum()
 
     return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from landscape import lanes
+from landscape import lanes, meshes
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network
 from landscape.problem import stage
@@ -46,6 +46,7 @@ def grid_sums(
     axes: tuple[jax.Array, jax.Array],
     tile: Tile,
     like: Tree = None,
+    axis: str | None = None,
 ) -> jax.Array:
     """Σ weight ℓ over the examples given, at every grid point, for every loss: [Q, A, B].
 
@@ -57,6 +58,7 @@ def grid_sums(
         axes: (a [A], b [B]).
         tile: Sizes.
         like: Shapes of the network's parameters where the triple comes from `lay_out`, else None.
+        axis: The mesh axis that the branches are split over; None where every device has all of them.
     """
     x, y, weight = data
     a, b = axes
@@ -73,6 +75,8 @@ def grid_sums(
         f = jnp.zeros((len(b), blocks, tile.points, one.shape[-1], tile.examples), one.dtype)
         for restriction, prefix, w in zip(restrictions, prefixes, groups, strict=True):
             f = _add_branches((restriction, prefix), w, jnp.moveaxis(part[0], 0, -1), f, (columns, b), tile)
+
+        f = meshes.summed(f, axis)
 
         def weighed(g: jax.Array) -> jax.Array:
             outputs = network.factor * g.T

@@ -11,7 +11,7 @@ import oracles
 import pytest
 
 import landscape as ls
-from landscape import evaluation, evaluators, networks, planes, storage, trees
+from landscape import evaluation, evaluators, meshes, networks, planes, storage, trees
 from landscape.tiles import Tile
 
 
@@ -93,6 +93,48 @@ def test_one_device_equals_four_and_rows_are_shared_when_examples_are_few(exampl
     )
     np.testing.assert_allclose(one.risk, four.risk, rtol=1e-6)
     assert four.metadata["device"].startswith("4 x")
+
+
+def test_branches_split_over_devices_are_those_of_one_device() -> None:
+    share, rng, devices = 2, np.random.default_rng(), jax.local_devices()[:4]
+    branches = [networks.relu_branch(6, 2, 3, bias=True), networks.mlp_branch((6, 3), bias=True)]
+    network = ls.MultiBranch(branches, [8, 4])
+    with trees.float64():
+        data = ls.Dataset(rng.normal(size=(20, 6)), rng.integers(0, 3, 20), rng.uniform(0.5, 1.5, 20))
+        problem, plane = ls.Problem(data, network, ls.losses.multiclass_hinge), plane_of(network, rng)
+        grid, tile = ls.grid_around(plane, (3, 4)), Tile(8, 2, 1, 1)
+        one = ls.evaluate(problem, plane, grid, tile=tile, devices=devices[:1], progress=False)
+        split = planes.through_solutions(*(meshes.at_home(plane.at(tuple(ab)), share) for ab in plane.anchors))
+        options = {"tile": tile, "devices": devices, "branch_devices": share, "progress": False}
+        found = ls.evaluate(problem, split, grid, **options)
+        held = [len(w.sharding.device_set) for w in jax.tree.leaves(split.at((0.5, 0.5)))]
+    np.testing.assert_allclose(found.risk, one.risk, rtol=1e-12)
+    np.testing.assert_allclose(found.anchor_risk, one.anchor_risk, rtol=1e-12)
+    assert found.metadata["checks"]["max_difference"] < 1e-6  # weights are summed in float32
+    assert held == [share] * 6
+
+
+def test_branches_are_split_when_three_solutions_do_not_fit_one_device() -> None:
+    network = ls.MultiBranch(networks.mlp_branch((300, 8, 8, 4)), 400)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    data = ls.Dataset(np.zeros((64, 300), "f4"), np.zeros(64, int))
+    problem, plane = ls.Problem(data, network, ls.losses.multiclass_hinge), ls.Plane(*(shapes,) * 3, np.zeros((0, 2)))
+    grid, tile = ls.Grid(np.arange(4.0), np.arange(3.0)), Tile(16, 20, 20, 1)
+    size, used = 3 * trees.nbytes(shapes), {}
+    for share, memory in ((1, 5 * size), (2, 2.5 * size), (4, 1.5 * size)):
+        plan = evaluation.plan(problem, plane, grid, int(memory), tile)
+        assert plan.share == share
+        mesh = meshes.mesh(jax.local_devices()[:4], points=4 // share, examples=1, branches=share)
+        kinds = ((64, 300), "f4"), ((64,), "i4"), ((64,), "f4")
+        arguments = (shapes,) * 3, tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds)
+        axes = tuple(jax.ShapeDtypeStruct((n,), "f4") for n in (4, 4))
+        options = {"network": network, "losses": (problem.loss,), "tile": tile, "mesh": mesh}
+        compiled = evaluators.block_sums.lower(*arguments, axes, **options).compile()
+        used[share] = compiled.memory_analysis().argument_size_in_bytes
+    assert used[4] * 4 < 1.1 * used[1]
+    assert used[2] * 2 < 1.1 * used[1]
+    with pytest.raises(ValueError, match=r"branch_devices must divide the 4 devices(.|\n)*one of \[1, 2, 4\]; got 3"):
+        ls.evaluate(*case(np.random.default_rng(), branches=8), branch_devices=3)
 
 
 def test_groups_of_different_branches() -> None:

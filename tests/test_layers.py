@@ -18,6 +18,7 @@ ORDER = (
         "streaming",
         "storage",
         "progress",
+        "meshes",
         "batching",
         "tracing",
         "lanes",
