@@ -11,8 +11,8 @@ BUSY = 0.5
 """Load average a core above which the machine was not idle."""
 UNITS = {"multiply-add": "GFLOP/s", "product": "GFLOP/s", "stream": "GB/s"}
 STAGES = ("trace", "lower", "compile", "first")
-COLUMNS = (*STAGES, "steady ms (quartiles)", "a second", "as called", "GFLOP/s", "of peak", "temporary")
-WIDTHS = (7, 7, 9, 8, 25, 19, 11, 9, 9, 12)
+COLUMNS = (*STAGES, "steady ms (quartiles)", "a second", "as called", "GFLOP/s", "peak", "MiB")
+WIDTHS = (6, 6, 8, 6, 22, 18, 10, 8, 6, 6)
 HEAD = f"{'case':<16}" + "".join(f"{column:>{width}}" for column, width in zip(COLUMNS, WIDTHS, strict=True))
 CONDITIONS = (
     *("suite", "smoke", "device", "processor", "cores", "precision", "memory", "rounds", "warm_ups"),
@@ -64,7 +64,7 @@ def line(name: str, case: Mapping[str, Any]) -> str:
         f"{case['call_rate']['median']:,.0f}",
         f"{case['operations'] / middle / 1e9:,.1f}",
         f"{case['share_of_ceiling']['multiply-add']:.0%}",
-        f"{memory['temporary'] / 2**20:,.1f} MiB" if "temporary" in memory else "",
+        f"{memory['temporary'] / 2**20:,.1f}" if "temporary" in memory else "",
     ]
     return "".join([f"{name:<16}", *(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))]).rstrip()
 
@@ -72,6 +72,11 @@ def line(name: str, case: Mapping[str, Any]) -> str:
 def milli(seconds: float) -> str:
     """Seconds as milliseconds, in three digits."""
     return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
+
+
+def number(value: float) -> str:
+    """A number in three digits, or whole."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def short(unit: str) -> str:
@@ -110,7 +115,7 @@ def compare(first: Path, second: Path) -> list[str]:
     for name, what, one, other, mark in rows(a, b):
         shown = "" if name == last else name
         ratio = f"{other / one:.3g}" if one else "–"
-        lines.append(f"{shown:<18} {what:<22} {one:>12,.4g} {other:>12,.4g} {ratio:>8} {mark}".rstrip())
+        lines.append(f"{shown:<18} {what:<22} {number(one):>12} {number(other):>12} {ratio:>8} {mark}".rstrip())
         last = name
     lines += strangers(a, b)
     return [*lines, "* beyond the spread: the quartiles do not overlap (seconds up to `first` are measured once)"]
