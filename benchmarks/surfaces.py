@@ -24,7 +24,7 @@ import numpy as np
 
 import landscape as ls
 from landscape import evaluation, evaluators
-from landscape.ceilings import multiply_add_peak
+from landscape.ceilings import arithmetic_peak
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -63,7 +63,7 @@ def setting(case: Case, points: int) -> Setting:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(case.examples, case.inputs)).astype("f4")
     binary = case.outputs == 1
-    y = np.sign(rng.normal(size=case.examples)).astype("f4") if binary else rng.integers(0, 10, case.examples)
+    y = np.sign(rng.normal(size=case.examples)).astype("f4") if binary else rng.integers(0, case.outputs, case.examples)
     loss = ls.losses.hinge if binary else ls.losses.multiclass_hinge
     branch = ls.networks.mlp_branch((case.inputs, *case.hidden, case.outputs))
     network = ls.MultiBranch(branch, case.branches, average=False)
@@ -72,9 +72,10 @@ def setting(case: Case, points: int) -> Setting:
     return Setting(problem, plane, ls.grid_around(plane, points))
 
 
-def ours(s: Setting) -> Callable[[], np.ndarray]:
+def ours(s: Setting, devices: int | None = None) -> Callable[[], np.ndarray]:
     """The package, as a user calls it (without the self-checks, which do not grow with the grid)."""
-    settings = evaluators.Settings("highest", None, None, tuple(jax.local_devices()), None, False, lambda: None)
+    used = tuple(jax.local_devices()[:devices])
+    settings = evaluators.Settings("highest", None, None, used, None, False, lambda: None)
     return lambda: evaluators.problem_means(s.problem, s.plane, s.grid, [s.problem.loss], settings).values[0]
 
 
@@ -201,19 +202,22 @@ def compare(name: str, points: int, few: int, rounds: int) -> dict[str, Any]:
 
 
 def scaling() -> dict[str, list[list[float]]]:
-    """Seconds of whole surfaces against G, N, I, C and D, from one base case."""
+    """Seconds of whole surfaces against G, N, I, C, D and the number of devices, from one base case."""
     base = CASES["mnist"]._replace(examples=1000, branches=50)
-    axes: dict[str, list[tuple[float, Case, int]]] = {
-        "grid points along an axis": [(g, base, g) for g in (11, 21, 41)],
-        "examples": [(n, base._replace(examples=n), 21) for n in (500, 1000, 2000, 4000)],
-        "branches": [(i, base._replace(branches=i), 21) for i in (25, 50, 100, 200)],
-        "inputs": [(d, base._replace(inputs=d), 21) for d in (784, 3072)],
+    axes: dict[str, list[tuple[int, Case, int, int | None]]] = {
+        "grid points along an axis": [(g, base, g, None) for g in (11, 21, 41, 81)],
+        "examples": [(n, base._replace(examples=n), 21, None) for n in (500, 1000, 2000, 4000)],
+        "branches": [(i, base._replace(branches=i), 21, None) for i in (25, 50, 100, 200)],
+        "outputs": [(c, base._replace(outputs=c), 21, None) for c in (5, 10, 20, 40)],
+        "inputs": [(d, base._replace(inputs=d), 21, None) for d in (784, 3072)],
+        "devices": [(k, base, 21, k) for k in range(1, jax.local_device_count() + 1)],
     }
     found = {}
     for name, variants in axes.items():
-        ways = {str(x): ours(setting(case, points)) for x, case, points in variants}
-        seconds = timed(ways, 3)
+        ways = {str(x): ours(setting(case, points), devices) for x, case, points, devices in variants}
+        seconds = timed(ways, 5)
         found[name] = [[float(x), statistics.median(t)] for x, t in seconds.items()]
+        print(f"{name}: " + "  ".join(f"{x:g}: {1e3 * t:.1f} ms" for x, t in found[name]))
     return found
 
 
@@ -226,7 +230,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    peak = multiply_add_peak()
+    peak = arithmetic_peak()
     found = {}
     for name in asked.cases:
         found[name] = result = compare(name, asked.points, asked.few, asked.rounds)
@@ -235,12 +239,18 @@ def main() -> None:
         print(f"{name}: {result['ratio_to_torch']:.0f} x PyTorch (wanted {result['must']}); ms a point: {cost}")
         worst = max(result["largest_relative_difference"].values())
         print(
-            f"    largest difference {worst:.0e} of the largest loss; {100 * result['share_of_peak']:.0f} % of FMA peak"
+            f"    largest difference {worst:.0e} of the largest loss; {100 * result['share_of_peak']:.0f} % of the arithmetic peak"
         )
     if set(asked.cases) == set(CASES):
         machine = {"processor": platform.processor() or platform.machine(), "devices": jax.device_count()}
         versions = {"jax": jax.__version__, "landscape": ls.__version__, "python": platform.python_version()}
-        report = {"machine": machine, "versions": versions, "precision": "highest", "fma_peak": peak, "cases": found}
+        report = {
+            "machine": machine,
+            "versions": versions,
+            "precision": "highest",
+            "arithmetic_peak": peak,
+            "cases": found,
+        }
         report["scaling"] = scaling()
         (RESULTS / "surfaces.json").write_text(json.dumps(report, indent=1) + "\n")
 

@@ -59,9 +59,10 @@ def ceilings(precision: str = "highest", *, small: bool = False) -> dict[str, Ce
     return {MULTIPLY_ADD: _multiply_add(sizes), **found}
 
 
-def multiply_add_peak() -> float:
-    """Multiply-add operations a second that all devices reach together on values in the first-level cache."""
-    return _rate(_multiply_add(_SIZES["cpu" if jax.default_backend() == "cpu" else "gpu"]))
+def arithmetic_peak() -> float:
+    """Floating-point operations a second of all devices together: the better of multiply-adds and matrix products."""
+    found = ceilings()
+    return max(_rate(found[name]) for name in (MULTIPLY_ADD, PRODUCT))
 
 
 def _rate(ceiling: Ceiling) -> float:
