@@ -28,7 +28,7 @@ GIB = 2**30
 
 
 class Cost(NamedTuple):
-    """Costs of one kind of branch, each for one branch and one example.
+    """Costs of one kind of branch, each for one branch and one example; what all examples share is not counted.
 
     Attributes:
         count: Branches of this kind.
@@ -87,7 +87,7 @@ def _counted(network: MultiBranch, signature: trees.Signature, example: Any) -> 
 
 def _cost(restriction: lanes.Restriction, count: int, params: Tree) -> Cost:
     late = set(restriction.late)
-    operations = [_operations(e) for e in restriction.equations]
+    operations = [_operations(e) * restriction.axes(e.outvars[0]).example for e in restriction.equations]
     affine = [restriction.facts[e.outvars[0]].stage == lanes.AFFINE for e in restriction.equations]
     operands = [restriction.equations[i].invars[j] for i, j in restriction.cuts]
     cut = {v for v in operands if not isinstance(v, jcore.Literal)}
@@ -96,7 +96,7 @@ def _cost(restriction: lanes.Restriction, count: int, params: Tree) -> Cost:
     return Cost(
         count,
         sum(n * (3 if a else 1) for i, (n, a) in enumerate(zip(operations, affine, strict=True)) if i not in late),
-        sum(operations[i] for i in late) + 2 * kept,
+        sum(operations[i] for i in late) + 2 * held,
         held,
         max((_size(v) for i in late for v in restriction.equations[i].outvars), default=1),
         kept - held,
