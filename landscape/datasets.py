@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,6 +197,27 @@ def cifar10(
     x = _standardise("cifar10", np.concatenate(pixels))
     x = np.ascontiguousarray(x.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)) if images else x
     return Dataset(jnp.asarray(x), jnp.asarray(np.concatenate(labels)), name=f"cifar10 {split}")
+
+
+def at_hand(name: str, root: Path | str | None = None) -> bool:
+    """Whether `mnist` or `cifar10` start no download: a folder is named, or the cache holds all files."""
+    source, folder = downloads.SOURCES[name], downloads.data_folder(root)
+    kinds = zip(source.files, source.unpacked or source.files, strict=True)
+    whole = all(any((folder / file.path).is_file() for file in kind) for kind in kinds)
+    return whole or bool(root or os.environ.get(downloads.VARIABLE))
+
+
+def random_images(name: str, examples: int, key: jax.Array) -> Dataset:
+    """Gaussian numbers with random labels in the shape of `mnist` or `cifar10`, and so called: for trying things out.
+
+    Args:
+        name: "mnist" or "cifar10".
+        examples: N.
+        key: Random key; not inside `jit`.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    x = rng.standard_normal((examples, {"mnist": 784, "cifar10": 3072}[name]), np.float32)
+    return Dataset(x, rng.integers(0, 10, examples, np.int32), name=f"random numbers in the shape of {name}")
 
 
 def read_batch(content: bytes) -> dict[str, Any]:

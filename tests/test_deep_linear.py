@@ -365,12 +365,11 @@ def test_command_says_what_is_missing_and_does_the_rest(tmp_path, monkeypatch, c
     from landscape.__main__ import dispatch
     from landscape.paper import theorem2
 
-    def absent(*_, **__):
-        raise FileNotFoundError("MNIST is nowhere to be had")
-
-    monkeypatch.setattr("landscape.datasets.mnist", absent)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("LANDSCAPE_DATA", raising=False)
+    monkeypatch.setattr("landscape.datasets.mnist", lambda *_, **__: pytest.fail("a download was begun"))
     sizes = ["--depths", "2", "4", "--gammas", "0.5", "--seeds", "2", "--steps", "60"]
-    dispatch(["theorem2", *sizes, "--out", str(tmp_path / "run")])
+    dispatch(["theorem2", "--smoke", *sizes, "--out", str(tmp_path / "run")])
     printed = capsys.readouterr().out
     assert "NOT DONE" in printed
     assert "--data-root" in printed

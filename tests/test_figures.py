@@ -1,9 +1,14 @@
 """figure1 and figure4: refusals before any work, and real images."""
 
+import numpy as np
 import pytest
 import xarray
 
+from landscape import datasets, downloads
 from landscape.__main__ import dispatch, exit_code
+from landscape.options import Options
+from landscape.paper import figure4
+from landscape.runs import Run
 from landscape.surfaces import load_stack
 
 
@@ -39,6 +44,40 @@ def test_a_truncated_image_file_is_refused(tmp_path, monkeypatch, capsys, data_r
         (raw / file.name).write_bytes(content[:-100] if "train-images" in file.name else content)
     assert exit_code(lambda: dispatch(["figure4", "--smoke", "--quiet", "--data-root", str(tmp_path)])) == 2
     assert "wanted" in capsys.readouterr().err
+
+
+def test_smoke_downloads_nothing_and_says_what_it_uses(tmp_path, monkeypatch, capsys):
+    def fetch(*_, **__):
+        raise ConnectionError("no network here")
+
+    monkeypatch.setattr(downloads, "fetch", fetch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("LANDSCAPE_DATA", raising=False)
+    config = figure4.Config(**figure4.SMOKE, dataset="cifar10")
+    data, test = figure4.images(config, Run("figure4", tmp_path, Options(smoke=True)))
+    assert "RANDOM NUMBERS in the shape of cifar10" in capsys.readouterr().out
+    assert data.name == "random numbers in the shape of cifar10"
+    assert data.x.shape == (500, 3072)
+    assert test is not None
+    assert not np.array_equal(data.x[:9], test.x[:9])
+    with pytest.raises(FileNotFoundError, match="no network here"):
+        figure4.images(config, Run("figure4", tmp_path))
+
+
+def test_what_is_at_hand_needs_no_download(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("LANDSCAPE_DATA", raising=False)
+    assert not datasets.at_hand("mnist")
+    assert datasets.at_hand("mnist", tmp_path)
+    files = [tmp_path / "landscape" / file.path for file in downloads.SOURCES["mnist"].files]
+    files[0].parent.mkdir(parents=True)
+    for file in files:
+        assert not datasets.at_hand("mnist")
+        file.touch()
+    assert datasets.at_hand("mnist")
+    assert not datasets.at_hand("cifar10")
+    monkeypatch.setenv("LANDSCAPE_DATA", str(tmp_path))
+    assert datasets.at_hand("cifar10")
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])

@@ -28,10 +28,9 @@ def start(capsys):
 
 
 def test_without_data_the_other_cases_are_shown(start, tmp_path, monkeypatch) -> None:
-    def absent(**_: object) -> datasets.Dataset:
-        raise FileNotFoundError("MNIST/raw/train-labels-idx1-ubyte.gz is nowhere to be had.")
-
-    monkeypatch.setattr(datasets, "mnist", absent)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("LANDSCAPE_DATA", raising=False)
+    monkeypatch.setattr(datasets, "mnist", lambda **_: pytest.fail("a download was begun"))
     out = tmp_path / "run"
     arguments = ("--smoke", "--budgets", "50", "--branches", "1", "10", "--no-hinge", "--out", str(out))
     code, text = start(*arguments)
@@ -41,7 +40,7 @@ def test_without_data_the_other_cases_are_shown(start, tmp_path, monkeypatch) ->
     assert "v(r) is a straight line" in text
     measures = json.loads((out / "measures.json").read_text())
     assert set(measures["certified"]) == {"relu_l1", "chain3_decay", "relu_decay"}
-    assert "nowhere" in measures["missing"]["mnist_l2"]
+    assert "downloads nothing" in measures["missing"]["mnist_l2"]
     theta = 10 * (5**0.5 - 1) / 2 % 1
     low, high = measures["certified"]["relu_l1"]["gap"][1]
     assert low <= theta * (1 - theta) / 20 <= high

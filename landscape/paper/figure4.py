@@ -54,13 +54,29 @@ class Config:
             raise ValueError(f"--limit wants at least 1 example, --test-limit 0 or more; got {came}.")
 
 
+def images(config: Config, run: Run) -> tuple[ls.Dataset, ls.Dataset | None]:
+    """The training examples and those of the test set; with --smoke and no files at hand random ones, which is said."""
+    import jax
+
+    name, root = config.dataset, run.options.data_root
+    if run.options.smoke and not ls.datasets.at_hand(name, root):
+        run.say(
+            "note:", f"--smoke downloads nothing: RANDOM NUMBERS in the shape of {name}; give --data-root for images"
+        )
+        keys = jax.random.split(jax.random.key(run.options.seed))
+        counts = config.limit or SMOKE["limit"], min(config.test_limit, SMOKE["limit"])
+        test = ls.datasets.random_images(name, counts[1], keys[1]) if counts[1] else None
+        return ls.datasets.random_images(name, counts[0], keys[0]), test
+    read = {"mnist": ls.datasets.mnist, "cifar10": ls.datasets.cifar10}[name]
+    test = read(root, split="test", limit=config.test_limit) if config.test_limit else None
+    return read(root, limit=config.limit), test
+
+
 def run(config: Config, run: Run) -> None:
     """Train, evaluate and measure the networks of every number of branches."""
     from landscape import study
 
-    read = {"mnist": ls.datasets.mnist, "cifar10": ls.datasets.cifar10}[config.dataset]
-    data = read(run.options.data_root, limit=config.limit)
-    test = read(run.options.data_root, split="test", limit=config.test_limit) if config.test_limit else None
+    data, test = images(config, run)
     run.data(data)
     if config.batch_size > len(data):
         raise ValueError(f"--batch-size wants at most the {len(data):,} examples; got {config.batch_size}.")

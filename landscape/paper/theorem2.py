@@ -194,6 +194,8 @@ def _images(config: Config, run: "Run") -> dict[str, Any]:
     import landscape as ls
 
     try:
+        if run.options.smoke and not ls.datasets.at_hand("mnist", run.options.data_root):
+            raise FileNotFoundError("--smoke downloads nothing, and no folder with MNIST is named.")
         data = ls.datasets.mnist(run.options.data_root, limit=config.limit)
     except FileNotFoundError as error:
         reason = str(error).splitlines()[0]
