@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from landscape import records, runs, sweeps
 from landscape.options import Options
@@ -39,11 +39,18 @@ def compute(name: str, module: ModuleType, arguments: list[str]) -> None:
     if runs.finished(name, config, options):
         runs.print_line(f"done already: {path} (delete it or choose --out to run again)")
         return
-    leader = start_jax(options)
     command = shlex.join(["landscape", name, *arguments])
+    with runs.stopping_on_signals():
+        _compute(name, module, (config, options), command)
+
+
+def _compute(name: str, module: ModuleType, asked: tuple[Any, Options], command: str) -> None:
+    config, options = asked
+    leader = start_jax(options)
+    # Once more: joining other processes may have taken the signals.
     with runs.opened(name, config, options, command, leader) as run, runs.stopping_on_signals():
         try:
-            if not runs.complete(path, "computed"):
+            if not runs.complete(run.path, "computed"):
                 module.run(config, run)
                 runs.mark(run, "computed")
             if leader:
@@ -51,7 +58,7 @@ def compute(name: str, module: ModuleType, arguments: list[str]) -> None:
         except BaseException as error:
             run.log("end", error=f"{type(error).__name__}: {error}")
             raise
-        run.say("done:", "  ".join([str(path), *shown(runs.mark(run, "finished"))]))
+        run.say("done:", "  ".join([str(run.path), *shown(runs.mark(run, "finished"))]))
 
 
 def shown(files: list[str]) -> list[str]:
@@ -111,9 +118,10 @@ def sweep(arguments: list[str]) -> None:
     module = recipe(name)
     for task in tasks:
         configuration(name, module, task)
-    for index in indices:
-        runs.print_line(f"task {index}: {shlex.join(['landscape', name, *tasks[index]])}")
-        compute(name, module, tasks[index])
+    with runs.stopping_on_signals():
+        for index in indices:
+            runs.print_line(f"task {index}: {shlex.join(['landscape', name, *tasks[index]])}")
+            compute(name, module, tasks[index])
 
 
 def collect(arguments: list[str]) -> None:

@@ -155,12 +155,20 @@ def on_any_process(flag: bool, distributed: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
 
 
+def _ask(received: int, _: object) -> None:
+    _stop.append(received)
+
+
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Within, SIGTERM and SIGUSR1 only ask: `Run.check_stop` answers after the unit of work in hand."""
-    _stop.clear()
+    """Within, SIGTERM and SIGUSR1 only ask: `Run.check_stop` answers after the unit of work in hand.
+
+    May be nested, which takes the signals back from a library that took them meanwhile; the outermost begins afresh.
+    """
     wanted = (signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.signal(number, lambda received, _: _stop.append(received)) for number in wanted]
+    if signal.getsignal(signal.SIGTERM) is not _ask:
+        _stop.clear()
+    before = [signal.signal(number, _ask) for number in wanted]
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -75,6 +76,22 @@ def test_a_second_time_all_is_done_already(capsys: pytest.CaptureFixture[str]) -
     capsys.readouterr()
     assert run("sweep", "grid.toml") == 0
     assert capsys.readouterr().out.count("done already: runs/grid/") == 12
+
+
+def test_a_signal_between_two_tasks_stops_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = toy.draw
+
+    def draw_and_signal(path: Path) -> None:
+        draw(path)
+        signal.raise_signal(signal.SIGUSR1)
+
+    monkeypatch.setattr(toy, "draw", draw_and_signal)
+    assert run("sweep", "grid.toml") == 75
+    assert sorted(path.name for path in Path("runs/grid").iterdir()) == ["000", "001"]
+    assert not json.loads(Path("runs/grid/001/config.json").read_text()).get("finished")
+    monkeypatch.setattr(toy, "draw", draw)
+    assert run("sweep", "grid.toml") == 0
+    assert len(configurations()) == 12
 
 
 @pytest.mark.parametrize(
