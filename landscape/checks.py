@@ -53,35 +53,35 @@ def directly(measure: Callable[..., jax.Array], problem: Problem, plane: Plane, 
 
 
 def check_anchors(
-    problem: Problem, plane: Plane, losses: Sequence[Loss], tile: Tile, settings: Settings
-) -> dict[str, Any]:
+    problem: Problem, planes: Sequence[Plane], losses: Sequence[Loss], tile: Tile, settings: Settings
+) -> list[dict[str, Any]]:
     """The evaluator at the anchors, twice, against the network's own `apply`, on the first examples of the data.
 
     Returns:
-        deterministic, max_difference (loss units) and the number of examples; with products below float32 also
-        precision_error, the largest difference from the same in float32 (loss units).
+        For each plane deterministic, max_difference (loss units) and the number of examples; with products below
+        float32 also precision_error, the largest difference from the same in float32 (loss units).
     """
-    points = plane.anchors if len(plane.anchors) else np.zeros((1, 2))
+    points = [plane.anchors if len(plane.anchors) else np.zeros((1, 2)) for plane in planes]
     count = min(len(problem.data), EXAMPLES_CHECKED)
     x, y, weight = (t[:count] for t in (problem.data.x, problem.data.y, problem.data.weight))
     first = Problem(type(problem.data)(x, y, weight), problem.network, problem.loss)
-    grid = Grid(*points.T)
+    grids = [Grid(*at.T) for at in points]
     settings = settings._replace(tile=tile._replace(points=1), directory=None, progress=False)
 
     def means(precision: str) -> np.ndarray:
-        found = evaluators.problem_means(first, plane, grid, losses, settings._replace(precision=precision))
-        return np.diagonal(found.values, axis1=1, axis2=2)
+        found = evaluators.stack_means(first, planes, grids, losses, settings._replace(precision=precision))
+        return np.diagonal(found.values, axis1=2, axis2=3)
 
     once, twice = (means(settings.precision) for _ in range(2))
+    exact = means("highest") if settings.precision != "highest" else None
     with jax.default_matmul_precision(settings.precision):
-        expected = directly(weighted_risk, first, plane, points)
-    found = {
-        "deterministic": bool((once == twice).all()),
-        "max_difference": float(np.abs(once[0] - expected).max()),
-        "examples": count,
-    }
-    if settings.precision != "highest":
-        found["precision_error"] = float(np.abs(once[0] - means("highest")[0]).max())
+        expected = [directly(weighted_risk, first, *at) for at in zip(planes, points, strict=True)]
+    found = []
+    for k in range(len(planes)):
+        away = float(np.abs(once[k, 0] - expected[k]).max())
+        known = {"deterministic": bool((once[k] == twice[k]).all()), "max_difference": away, "examples": count}
+        error = {} if exact is None else {"precision_error": float(np.abs(once[k, 0] - exact[k, 0]).max())}
+        found.append(known | error)
     return found
 
 

@@ -9,7 +9,7 @@ up to 2e-6 of the largest value (1e-12 where the values do not fit float32) are 
 or flat surface measures 0 with one minimum; a 2 x 2 grid has no interior and measures 0.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 
 from landscape import trees
 from landscape.envelope import Envelope, Samples, between, clean, envelope, interpolate, rounding, spans, within
-from landscape.evaluation import profile
+from landscape.evaluation import profiles
 from landscape.problem import Problem
 
 if TYPE_CHECKING:
@@ -138,12 +138,11 @@ def barriers(problem: Any, solutions: Iterable[Any], *, points: int = 51) -> Any
     pairs = list(combinations(list(solutions), 2))
     if not pairs:
         raise ValueError("A barrier lies between two solutions; fewer were given.")
-    start, end = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *side) for side in zip(*pairs, strict=True))
-    return edge_barriers(problem, start, end, points=points)
+    return edge_barriers(problem, pairs, points=points)
 
 
-def edge_barriers(problem: Any, start: Any, end: Any, *, points: int = 51) -> Any:
-    """`barriers` along given edges, stacked: start and end are trees of parameters with a leading axis [E, ...].
+def edge_barriers(problem: Any, edges: Sequence[tuple[Any, Any]], *, points: int = 51) -> Any:
+    """`barriers` along given edges, pairs (start, end) of parameters, all of them in one compiled computation.
 
     Raises:
         ValueError: Fewer than three points, which leave nothing between the ends.
@@ -151,8 +150,8 @@ def edge_barriers(problem: Any, start: Any, end: Any, *, points: int = 51) -> An
     if points < 3:
         raise ValueError(f"An edge needs at least 3 points, its ends included; got {points}.")
     if isinstance(problem, Problem):
-        edges = [jax.tree.map(lambda x, k=k: x[k], (start, end)) for k in range(len(jax.tree.leaves(start)[0]))]
-        return np.array([_excess(profile(problem, *edge, points=points)) for edge in edges])
+        return np.array([_excess(line) for line in profiles(problem, edges, points=points)])
+    start, end = (trees.stack(side) for side in zip(*edges, strict=True))
     values = _along(problem, start, end, jnp.linspace(0, 1, points))
     return jax.tree.map(lambda v: np.array([_excess(np.asarray(line)) for line in v]), values)
 

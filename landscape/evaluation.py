@@ -62,20 +62,73 @@ def evaluate(
             that does not fit the memory, or a function that is not deterministic or returns no scalars.
     """
     grid = checked(grid_around(plane) if grid is None else grid)
-    check_solutions(plane.origin, plane.u, plane.v)
     used = tuple(devices or jax.devices())
     settings = evaluators.Settings(
         precision, memory, tile, used, Path(directory) if directory else None, progress, check_stop, branch_devices
     )
-    about = {"plane": plane.kind, "parameters": trees.size(plane.origin), "precision": precision}
-    about |= {"device": evaluators.device_words(used), "versions": {"landscape": __version__, "jax": jax.__version__}}
-    if not isinstance(problem, Problem):
-        return _of_function(problem, plane, grid, settings, about)
-    _refuse_misfit(problem, plane)
-    losses = {"risk": problem.loss, **(layers or {})}
-    sums = evaluators.problem_means(problem, plane, grid, list(losses.values()), settings)
-    checked_at = checks.check_anchors(problem, plane, list(losses.values()), sums.plan.tile, settings)
-    about |= {
+    if isinstance(problem, Problem):
+        return _of_problem(problem, [plane], [grid], layers or {}, settings)[0]
+    check_solutions(plane.origin, plane.u, plane.v)
+    return _of_function(problem, plane, grid, settings, _about(plane, settings))
+
+
+def evaluate_stack(
+    problem: Problem,
+    planes: Sequence[Plane],
+    grids: Sequence[Grid],
+    *,
+    precision: str = "highest",
+    memory: int | None = None,
+    directory: Path | str | None = None,
+    progress: bool | Bar = True,
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[Surface]:
+    """`evaluate` on R planes in one compiled computation, traced once whatever R is.
+
+    Args:
+        problem: The risk on all of them.
+        planes: R planes, of triples of solutions for example.
+        grids: As many grids, with the same numbers of points.
+        precision: As in `evaluate`, like the others.
+        memory: Bytes allowed on each device; where R planes do not fit, as many as do run at a time.
+        directory: Where finished blocks are kept.
+        progress: True for a bar, False for silence, or a bar already open.
+        check_stop: Called whenever a block is on disk.
+
+    Raises:
+        ValueError: As in `evaluate`, or no planes, or other numbers of grids or of points.
+    """
+    shapes = {(len(grid.a), len(grid.b)) for grid in grids}
+    if not planes or len(grids) != len(planes) or len(shapes) > 1:
+        raise ValueError(
+            f"A stack of surfaces needs one grid a plane, all with the same numbers of points; got {len(planes)} "
+            f"planes and {len(grids)} grids of {' and '.join(f'{a} x {b}' for a, b in sorted(shapes)) or 'no'} points."
+        )
+    folder = Path(directory) if directory else None
+    settings = evaluators.Settings(precision, memory, None, tuple(jax.devices()), folder, progress, check_stop)
+    return _of_problem(problem, planes, [checked(grid) for grid in grids], {}, settings)
+
+
+def _about(plane: Plane, settings: evaluators.Settings) -> dict[str, Any]:
+    about = {"plane": plane.kind, "parameters": trees.size(plane.origin), "precision": settings.precision}
+    about["device"] = evaluators.device_words(settings.devices)
+    return about | {"versions": {"landscape": __version__, "jax": jax.__version__}}
+
+
+def _of_problem(
+    problem: Problem,
+    planes: Sequence[Plane],
+    grids: Sequence[Grid],
+    layers: Mapping[str, Loss],
+    settings: evaluators.Settings,
+) -> list[Surface]:
+    for plane in planes:
+        check_solutions(plane.origin, plane.u, plane.v)
+        _refuse_misfit(problem, plane)
+    losses = {"risk": problem.loss, **layers}
+    sums = evaluators.stack_means(problem, planes, grids, list(losses.values()), settings)
+    checked_at = checks.check_anchors(problem, planes, list(losses.values()), sums.plan.tile, settings)
+    about = {
         "branches": problem.network.total,
         "average": problem.network.average,
         "loss": getattr(problem.loss, "__name__", "loss"),
@@ -84,11 +137,14 @@ def evaluate(
         "data_sha256": problem.data.fingerprint,
         "tile": list(sums.plan.tile),
         "operations": sums.plan.operations,
-        "checks": checked_at,
     }
-    values = dict(zip(losses, sums.values, strict=True))
-    risk = checks.anchor_risks(problem, plane, precision)
-    return Surface(grid, values.pop("risk"), plane.anchors, risk, values, about)
+    found = []
+    for plane, grid, values, at in zip(planes, grids, sums.values, checked_at, strict=True):
+        drawn, *others = values
+        risk = checks.anchor_risks(problem, plane, settings.precision)
+        known = _about(plane, settings) | about | {"checks": at}
+        found.append(Surface(grid, drawn, plane.anchors, risk, dict(zip(layers, others, strict=True)), known))
+    return found
 
 
 def plan(problem: Problem, plane: Plane, grid: Grid, memory: int | None = None, tile: Tile | None = None) -> costs.Plan:
@@ -143,13 +199,51 @@ def profile(
     Raises:
         ValueError: Fewer than two points, different trees, or values that are not finite.
     """
+    if isinstance(problem, Problem):
+        return profiles(problem, [(start, end)], points=points, precision=precision, memory=memory)[0]
+    line, grid = _line(start, end), _along(points)
+    settings = evaluators.Settings(precision, memory, None, tuple(jax.devices()), None, False, lambda: None)
+    return next(iter(pointwise.function_values(problem, line, grid, settings).values()))[:, 0]
+
+
+def profiles(
+    problem: Problem,
+    segments: Sequence[tuple[Any, Any]],
+    *,
+    points: int = 51,
+    precision: str = "highest",
+    memory: int | None = None,
+) -> np.ndarray:
+    """`profile` along E segments in one compiled computation, [E, points].
+
+    Args:
+        problem: The risk.
+        segments: Pairs (start, end) of parameters.
+        points: As in `profile`, like the others.
+        precision: As in `evaluate`.
+        memory: As in `evaluate`; where E segments do not fit, as many as do run at a time.
+
+    Raises:
+        ValueError: As in `profile`.
+    """
+    grid, found = _along(points), []
+    settings = evaluators.Settings(precision, memory, None, tuple(jax.devices()), None, False, lambda: None)
+    while len(found) < len(segments):
+        first = _line(*segments[len(found)])
+        size = evaluators.together(first, evaluators.plan_for(problem, first, grid, settings), settings)
+        lines = [first, *(_line(*ends) for ends in segments[len(found) + 1 : len(found) + size])]
+        sums = evaluators.stack_means(problem, lines, [grid] * len(lines), [problem.loss], settings)
+        found.extend(sums.values[:, 0, :, 0])
+    return np.array(found)
+
+
+def _along(points: int) -> Grid:
     if points < 2:
         raise ValueError(f"A profile needs at least 2 points, its ends included; got {points}.")
+    return Grid(np.linspace(0, 1, points), np.zeros(1))
+
+
+def _line(start: Any, end: Any) -> Plane:
     check_solutions(start, end)
     step = trees.subtract(end, start)
-    line = Plane(start, step, jax.tree.map(jnp.zeros_like, step), np.zeros((0, 2)), "line")
-    grid = Grid(np.linspace(0, 1, points), np.zeros(1))
-    settings = evaluators.Settings(precision, memory, None, tuple(jax.devices()), None, False, lambda: None)
-    if isinstance(problem, Problem):
-        return evaluators.problem_means(problem, line, grid, [problem.loss], settings).values[0, :, 0]
-    return next(iter(pointwise.function_values(problem, line, grid, settings).values()))[:, 0]
+    return Plane(start, step, jax.tree.map(jnp.zeros_like, step), np.zeros((0, 2)), "line")

@@ -54,23 +54,41 @@ class Sums(NamedTuple):
 
 
 def problem_means(problem: Problem, plane: Plane, grid: Grid, losses: Sequence[Loss], settings: Settings) -> Sums:
-    """The mean of every loss at every point of a grid, [Q, A, B], float64 sums of blocks.
+    """The mean of every loss at every point of a grid, [Q, A, B], float64 sums of blocks."""
+    found = stack_means(problem, [plane], [grid], losses, settings)
+    return found._replace(values=found.values[0])
 
-    When the device runs out of memory the tile is halved, with a warning, and the surface begun again; of several
+
+def stack_means(
+    problem: Problem, planes: Sequence[Plane], grids: Sequence[Grid], losses: Sequence[Loss], settings: Settings
+) -> Sums:
+    """`problem_means` on R planes, with grids of one shape, by one program: [R, Q, A, B].
+
+    When the device runs out of memory the tile is halved, with a warning, and the surfaces begun again; of several
     processes none can know that of the others, and the error ends them.
     """
-    plan = plan_for(problem, plane, grid, settings)
-    while True:
+    plan, parts = plan_for(problem, planes[0], grids[0], settings), []
+    size = -(-len(planes) // -(-len(planes) // together(planes[0], plan, settings)))
+    while size * len(parts) < len(planes):
+        part = slice(size * len(parts), size * (len(parts) + 1))
         try:
             with jax.default_matmul_precision(settings.precision):
-                sums = _blocks(problem, plane, grid, tuple(losses), plan, settings)
-            return Sums(sums / float(np.sum(np.asarray(problem.data.weight, float))), plan)
+                parts.append(_blocks(problem, planes[part], grids[part], tuple(losses), plan, settings))
         except jax.errors.JaxRuntimeError as error:
             halved = costs.smaller(plan.tile)
             if "RESOURCE_EXHAUSTED" not in str(error) or halved == plan.tile or jax.process_count() > 1:
                 raise
             plan = plan._replace(tile=halved)
             warnings.warn(f"The device ran out of memory; going on with half of it: {plan.tile}.", stacklevel=2)
+    return Sums(np.concatenate(parts) / float(np.sum(np.asarray(problem.data.weight, float))), plan)
+
+
+def together(plane: Plane, plan: costs.Plan, settings: Settings) -> int:
+    """How many planes fit the memory beside each other, as they come, laid out and stacked; one where one is spread."""
+    if plan.share > 1 or jax.process_count() > 1:
+        return 1
+    copies = len(settings.devices) if settings.devices[0].platform == "cpu" else 1
+    return max(1, (settings.budget - plan.temporary) // (4 * copies * nbytes(plane)))
 
 
 def plan_for(problem: Problem, plane: Plane, grid: Grid, settings: Settings) -> costs.Plan:
@@ -139,17 +157,18 @@ class _Layout(NamedTuple):
         return NamedSharding(self.mesh, P(axis))
 
 
-def _layout(problem: Problem, plan: costs.Plan, settings: Settings) -> _Layout:
+def _layout(problem: Problem, plan: costs.Plan, settings: Settings, planes: int) -> _Layout:
     chunks, devices = -(-len(problem.data) // plan.tile.examples), len(settings.devices) // plan.share
     sharing = max(d for d in range(1, devices + 1) if devices % d == 0 and d <= chunks)
     mesh = meshes.mesh(settings.devices, points=devices // sharing, examples=sharing, branches=plan.share)
-    aim = OPERATIONS_A_BLOCK.get(settings.devices[0].platform, 1e11) * chunks / max(plan.operations / plan.share, 1)
+    operations = max(planes * plan.operations / plan.share, 1)
+    aim = OPERATIONS_A_BLOCK.get(settings.devices[0].platform, 1e11) * chunks / operations
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
     each = -(-chunks // (sharing * blocks))
     return _Layout(mesh, each, blocks, each * sharing * plan.tile.examples)
 
 
-@partial(jax.jit, static_argnames=("network", "losses", "tile", "mesh", "like"))
+@partial(jax.jit, static_argnames=("network", "losses", "tile", "mesh", "like", "stacked"))
 def block_sums(
     triple: Any,
     data: Any,
@@ -160,8 +179,12 @@ def block_sums(
     tile: Tile,
     mesh: Mesh,
     like: trees.Signature | None = None,
+    stacked: bool = False,
 ) -> jax.Array:
     """`grid_sums` on every device of a mesh: [devices that share the examples, Q, A, B], whole on each of them.
+
+    A stack of R planes is a loop on the device, traced once whatever R. In its place `vmap` takes R times the
+    temporary memory and is no faster, as a tile fills the cache already (measured at R = 5).
 
     Args:
         triple: (o, u, v), trees [I, ...].
@@ -172,6 +195,7 @@ def block_sums(
         tile: Sizes of the grid loop.
         mesh: Axes "points", "examples" and, where branches are split, "branches".
         like: As in `grid_sums`, of one device's part of the branches.
+        stacked: Whether triple, axes and the result have a first axis [R], one entry a plane.
     """
     axis = "branches" if mesh.shape.get("branches", 1) > 1 else None
 
@@ -186,49 +210,67 @@ def block_sums(
         check_vma=False,
     )
     # Every process reads the sums of all.
-    return lax.with_sharding_constraint(run(triple, data, axes), NamedSharding(mesh, P()))
+    whole = NamedSharding(mesh, P())
+    if not stacked:
+        return lax.with_sharding_constraint(run(triple, data, axes), whole)
+    return lax.with_sharding_constraint(lax.map(lambda plane: run(plane[0], data, plane[1]), (triple, axes)), whole)
 
 
 def _blocks(
-    problem: Problem, plane: Plane, grid: Grid, losses: tuple[Loss, ...], plan: costs.Plan, settings: Settings
+    problem: Problem,
+    planes: Sequence[Plane],
+    grids: Sequence[Grid],
+    losses: tuple[Loss, ...],
+    plan: costs.Plan,
+    settings: Settings,
 ) -> np.ndarray:
-    layout, dtype = _layout(problem, plan, settings), float_type(plane)
-    options = {"network": problem.network, "losses": losses, "tile": plan.tile, "mesh": layout.mesh}
-    run = partial(block_sums, **options, **_triple(problem, plane, layout, plan, settings.budget))
-    b = np.pad(grid.b, (0, -len(grid.b) % layout.mesh.shape["points"]), mode="edge").astype(dtype)
-    axes = meshes.placed(grid.a.astype(dtype), NamedSharding(layout.mesh, P())), meshes.placed(b, layout.over("points"))
-    files = _files(problem, plane, grid, losses, plan.tile, layout, settings)
+    layout, dtype = _layout(problem, plan, settings, len(planes)), float_type(planes[0])
+    placed = [_placed(problem, *both, layout, plan, settings.budget) for both in zip(planes, grids, strict=True)]
+    stacked, one = len(planes) > 1, planes[0]
+    triple, axes = trees.stack(placed) if stacked else placed[0]
+    like = part_of(one.origin, plan.share) if _roomy(one, plan, settings.budget) else None
+    options = {"network": problem.network, "losses": losses, "tile": plan.tile, "mesh": layout.mesh, "like": like}
+    run = partial(block_sums, triple, axes=axes, stacked=stacked, **options)
+    files = _files(problem, planes, grids, losses, plan.tile, layout, settings)
     known = [stored(file, key) for file, key in files]
-    total = np.zeros((len(losses), len(grid.a), len(grid.b)))
-    share = total[0].size / layout.blocks
-    with showing(settings.progress, "surface", total[0].size, "points") as bar:
+    total = np.zeros((len(planes), len(losses), len(grids[0].a), len(grids[0].b)))
+    points = total[:, 0].size
+    with showing(settings.progress, "surface", points, "points") as bar:
         for i, there in enumerate(meshes.from_leader(np.array([found is not None for found in known])).tolist()):
             found = known[i]
             if not there:
                 data = meshes.placed(_block(problem, layout, i, dtype), layout.over("examples"))
-                found = np.asarray(run(data=data, axes=axes), np.float64).sum(0)[..., : len(grid.b)]
+                found = np.asarray(run(data=data), np.float64).sum(-4)[..., : total.shape[-1]].reshape(total.shape)
                 file, key = files[i]
                 if file:
                     storage.save_arrays(file, {"sums": found}, key)
             total += 0.0 if found is None else found
-            bar.update(round((i + 1) * share) - round(i * share))
+            bar.update(points * (i + 1) // layout.blocks - points * i // layout.blocks)
             settings.check_stop()
     return meshes.from_leader(total)
 
 
-def _triple(problem: Problem, plane: Plane, layout: _Layout, plan: costs.Plan, memory: int) -> dict[str, Any]:
-    """The three trees on the devices, with the weights of the first layer laid out where there is room for it."""
-    triple = meshes.placed((plane.origin, plane.u, plane.v), layout.over("branches"))
-    if 4 * nbytes(plane) >= memory * plan.share:
-        return {"triple": triple}
-    triple = tuple(_laid_out(problem.network, problem.data.x.shape[1:], w) for w in triple)
-    return {"triple": triple, "like": part_of(plane.origin, plan.share)}
+def _roomy(plane: Plane, plan: costs.Plan, memory: int) -> bool:
+    """Whether the weights of the first layer can be laid out beside the plane."""
+    return 4 * nbytes(plane) < memory * plan.share
+
+
+def _placed(
+    problem: Problem, plane: Plane, grid: Grid, layout: _Layout, plan: costs.Plan, memory: int
+) -> tuple[Any, Any]:
+    """The three trees and the axes on the devices, the weights of the first layer laid out where there is room."""
+    triple, dtype = meshes.placed((plane.origin, plane.u, plane.v), layout.over("branches")), float_type(plane)
+    if _roomy(plane, plan, memory):
+        triple = tuple(_laid_out(problem.network, problem.data.x.shape[1:], w) for w in triple)
+    b = np.pad(grid.b, (0, -len(grid.b) % layout.mesh.shape["points"]), mode="edge").astype(dtype)
+    a = meshes.placed(grid.a.astype(dtype), NamedSharding(layout.mesh, P()))
+    return triple, (a, meshes.placed(b, layout.over("points")))
 
 
 def _files(
     problem: Problem,
-    plane: Plane,
-    grid: Grid,
+    planes: Sequence[Plane],
+    grids: Sequence[Grid],
     losses: tuple[Loss, ...],
     tile: Tile,
     layout: _Layout,
@@ -239,7 +281,8 @@ def _files(
         return [(None, "")] * layout.blocks
     sizes = (*tile, settings.precision, layout.blocks, dict(layout.mesh.shape))
     computed = (repr(problem.network), *programs(problem, losses))
-    key = storage.fingerprint(problem.data.fingerprint, computed, tuple(plane)[:3], tuple(grid), sizes)
+    where = [(plane[:3], tuple(grid)) for plane, grid in zip(planes, grids, strict=True)]
+    key = storage.fingerprint(problem.data.fingerprint, computed, where, sizes)
     return [(settings.directory / f"block-{key[:8]}-{i:04}.npz", key) for i in range(layout.blocks)]
 
 

@@ -146,11 +146,11 @@ def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
     total = protocol.points**2 * protocol.triples * len(VIEWS)
     with run.bar(f"surface  I={case.branches:,}", total, "points") as bar:
 
-        def evaluate(problem: Problem, plane: Plane, grid: Grid) -> surfaces.Surface:
-            return evaluation.evaluate(
+        def evaluate(problem: Problem, planes: Sequence[Plane], grids: Sequence[Grid]) -> list[surfaces.Surface]:
+            return evaluation.evaluate_stack(
                 problem,
-                plane,
-                grid,
+                planes,
+                grids,
                 precision=run.options.precision,
                 memory=run.options.memory_bytes,
                 directory=run.path,
@@ -168,7 +168,7 @@ def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
 
 
 def _view(
-    view: str, case: Case, solutions: Solutions, protocol: Protocol, evaluate: Callable[..., surfaces.Surface]
+    view: str, case: Case, solutions: Solutions, protocol: Protocol, evaluate: Callable[..., list[surfaces.Surface]]
 ) -> list[trends.Measured]:
     plane, align = VIEWS[view]
     return trends.measure(

@@ -1,6 +1,7 @@
 """Linear algebra on pytrees of arrays: the parameters of a network as one vector, and the working precision."""
 
 import importlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import reduce
 from typing import Any, NamedTuple
@@ -45,6 +46,11 @@ def axpy(s: jax.Array | float, a: Tree, b: Tree) -> Tree:
 def subtract(a: Tree, b: Tree) -> Tree:
     """a − b, leaf by leaf."""
     return jax.tree.map(jnp.subtract, a, b)
+
+
+def stack(several: Sequence[Tree]) -> Tree:
+    """Trees of one structure as one, with a new first axis [R, ...]."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
 
 
 def size(a: Tree) -> int:

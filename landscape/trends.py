@@ -8,13 +8,14 @@ trend over I is Spearman's rank correlation of all (I, value) pairs, whose p-val
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
 
 from landscape import alignment, evaluation
-from landscape.convexity import Report, barriers, numbers, report
+from landscape.convexity import Report, edge_barriers, numbers, report
 from landscape.grids import Grid, grid_around
 from landscape.planes import Plane, through_solutions
 from landscape.problem import Problem
@@ -70,9 +71,11 @@ def measure(
     plane: Callable[[Params, Params, Params], Plane] = through_solutions,
     grid: Callable[[Plane], Grid] = grid_around,
     edge_points: int = 51,
-    evaluate: Callable[[Problem, Plane, Grid], Surface] = evaluation.evaluate,
+    evaluate: Callable[[Problem, Sequence[Plane], Sequence[Grid]], list[Surface]] = evaluation.evaluate_stack,
 ) -> list[Measured]:
-    """Surface and report of every triple of consecutive solutions.
+    """Surface and report of every triple of consecutive solutions: all surfaces by one compiled program, and all edges.
+
+    Only the assignment of branches and the measures of a finished surface run on the host, triple by triple.
 
     Args:
         problem: The risk that is drawn.
@@ -80,9 +83,9 @@ def measure(
         align: Balance the first solution of a triple and align the others to it.
         test: The same network on test data, for the barriers there.
         plane: Builder of a plane through three solutions.
-        grid: The extent rule, the same for all.
+        grid: The extent rule, the same for all; it gives all grids the same numbers of points.
         edge_points: Points on each edge for the barriers.
-        evaluate: Evaluates a surface, with other options than the default ones.
+        evaluate: Evaluates R surfaces, with other options than the default ones.
 
     Raises:
         ValueError: The number of solutions is not a positive multiple of three.
@@ -90,16 +93,18 @@ def measure(
     found = list(solutions)
     if not found or len(found) % 3:
         raise ValueError(f"A protocol of R triples needs 3 R solutions; got {len(found)}.")
+    triples = [found[k : k + 3] for k in range(0, len(found), 3)]
+    triples = [aligned(problem, triple) for triple in triples] if align else triples
+    through = [plane(*triple) for triple in triples]
+    surfaces = evaluate(problem, through, [grid(p) for p in through])
+    edges = [pair for triple in triples for pair in combinations(triple, 2)]
+    train = edge_barriers(problem, edges, points=edge_points).reshape(-1, 3)
+    tested = np.full_like(train, np.nan) if test is None else edge_barriers(test, edges, points=edge_points)
     measured = []
-    for k in range(0, len(found), 3):
-        triple = aligned(problem, found[k : k + 3]) if align else found[k : k + 3]
-        through = plane(*triple)
-        known = {"branches": problem.network.total, "triple": k // 3, "plane": through.kind, "aligned": align}
-        surface = evaluate(problem, through, grid(through))
+    for k, (surface, train_k, test_k) in enumerate(zip(surfaces, train, tested.reshape(-1, 3), strict=True)):
+        known = {"branches": problem.network.total, "triple": k, "plane": through[k].kind, "aligned": align}
         surface = replace(surface, metadata={**surface.metadata, **known})
-        edges = barriers(problem, triple, points=edge_points)
-        other = np.full(3, np.nan) if test is None else barriers(test, triple, points=edge_points)
-        measured.append(Measured(surface, report(surface, barriers=edges), other))
+        measured.append(Measured(surface, report(surface, barriers=train_k), test_k))
     return measured
 
 

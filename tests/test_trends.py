@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, spearmanr
 
-from landscape import alignment, convexity, losses, trends
+from landscape import alignment, convexity, costs, evaluation, evaluators, losses, storage, trends
 from landscape.datasets import synthetic_teacher
 from landscape.grids import grid_around
 from landscape.networks import MultiBranch, relu_branch
@@ -100,6 +100,61 @@ def test_protocol_measures_each_triple_as_if_alone(problem, solutions):
     assert record["branches"] == 8
     assert record["triple"] == 1
     assert record["barrier"] == record["test_barrier"] == found[1].report.barriers.max()
+
+
+def test_one_program_draws_all_triples_and_one_all_edges_however_many_there_are():
+    """The loss is traced as often for two triples as for five."""
+    data, network = synthetic_teacher(jax.random.key(1), 60, 4), MultiBranch(relu_branch(4), 8, average=False)
+    solutions = [network.init(key) for key in jax.random.split(jax.random.key(2), 15)]
+    calls = {}
+    for triples in (2, 5):
+        calls[triples] = []
+
+        def counted(outputs, y, calls=calls[triples]):
+            calls.append(outputs.shape)
+            return losses.squared(outputs, y)
+
+        problem = Problem(data, network, counted)
+        assert len(trends.measure(problem, solutions[: 3 * triples], grid=small)) == triples
+    assert calls[2] == calls[5]
+    assert len(calls[2]) < 15
+
+
+def test_stacked_surfaces_are_those_of_single_planes_to_the_last_bit(problem, solutions):
+    planes = [oblique_through_solutions(*solutions[k : k + 3]) for k in (0, 3)]
+    grids = [grid_around(p, points=(5, 4)) for p in planes]
+    together = evaluation.evaluate_stack(problem, planes, grids, progress=False)
+    for plane, grid, found in zip(planes, grids, together, strict=True):
+        alone = evaluation.evaluate(problem, plane, grid, progress=False)
+        np.testing.assert_array_equal(found.risk, alone.risk)
+        np.testing.assert_array_equal(found.anchor_risk, alone.anchor_risk)
+        assert found.metadata == alone.metadata
+    small_memory = evaluation.evaluate_stack(problem, planes, grids, memory=40_000, progress=False)
+    np.testing.assert_allclose(small_memory[1].risk, together[1].risk, rtol=1e-6)
+    for wrong in ([], grids[:1], [grids[0], grid_around(planes[1], points=3)]):
+        with pytest.raises(ValueError, match="one grid a plane"):
+            evaluation.evaluate_stack(problem, planes, wrong)
+
+
+def test_a_stack_is_interrupted_and_continued_to_the_last_bit(problem, solutions, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluators, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(costs, "LANES_ON_CPU", (16, 16))
+    monkeypatch.setattr(costs, "ROW_BYTES", 0)
+    large = Problem(synthetic_teacher(jax.random.key(1), 300, 4), problem.network, problem.loss)
+    planes = [oblique_through_solutions(*solutions[k : k + 3]) for k in (0, 3)]
+    grids = [grid_around(p, points=5) for p in planes]
+    whole = evaluation.evaluate_stack(large, planes, grids, progress=False)
+
+    def stop():
+        raise storage.Stopped
+
+    with pytest.raises(storage.Stopped):
+        evaluation.evaluate_stack(large, planes, grids, directory=tmp_path, check_stop=stop, progress=False)
+    assert len(list(tmp_path.glob("block-*.npz"))) == 1
+    again = evaluation.evaluate_stack(large, planes, grids, directory=tmp_path, progress=False)
+    assert len(list(tmp_path.glob("block-*.npz"))) > 1
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(one.risk, other.risk)
 
 
 def test_aligned_triples_are_balanced_equal_in_output_and_lower(problem, solutions):
