@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import lanes, meshes, tracing
+from landscape import lanes, meshes, passes, tracing
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network, one_example
@@ -18,7 +18,7 @@ from landscape.streaming import chunked_sum
 Params = Any
 
 EXAMPLES_AT_A_TIME = 1024
-BRANCHES_AT_A_TIME = 4096
+BRANCHES_AT_A_TIME = 512
 """Where the network does not say: activations of so many branches exist at a time."""
 
 
@@ -131,9 +131,6 @@ def stage(network: MultiBranch, params: Params, example: Any, staged: bool = Tru
 def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None = None) -> jax.Array:
     """Outputs [N, C] for examples x [N, ...], the fast way: in lanes, branches in chunks.
 
-    Its gradient takes two passes over the branches: the outputs first, then chunk by chunk the forward again and the
-    gradient from ∂ℓ/∂f, so that the activations of all branches never exist together.
-
     Args:
         network: The multi-branch network.
         params: [I, ...]; on every device its part of the branches where they are split.
@@ -141,16 +138,11 @@ def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None
         axis: The mesh axis that the branches are split over; None where every device has all of them.
     """
     x = jnp.moveaxis(x, 0, -1)
-    total = jnp.zeros(())
-    restrictions = stage(network, params, jax.ShapeDtypeStruct(x.shape[:-1], x.dtype), staged=False)
-    for restriction, (_, w) in zip(restrictions, network.groups(params), strict=True):
-        f = partial(_of_branches, restriction, x=x)
-        total = total + chunked_sum(f, w, network.branch_chunk or BRANCHES_AT_A_TIME)
+    restrictions = stage(network, params, jax.ShapeDtypeStruct(x.shape[:-1], x.dtype))
+    pairs = zip(restrictions, network.groups(params), strict=True)
+    chunk = network.branch_chunk or BRANCHES_AT_A_TIME
+    total = reduce(jnp.add, [passes.of_branches(restriction, chunk, w, x) for restriction, (_, w) in pairs])
     return network.factor * meshes.summed(total, axis).T
-
-
-def _of_branches(restriction: lanes.Restriction, params: Params, x: jax.Array) -> jax.Array:
-    return restriction.at(restriction.prefix((params,), x), jnp.zeros(()))
 
 
 def minibatch_risk(

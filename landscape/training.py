@@ -1,110 +1,32 @@
 """Stochastic gradient descent, vmapped over seeds and looped over steps on the device, resumable (§5.1)."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from landscape import storage
+from landscape import costs, descent, meshes, storage
 from landscape.datasets import Dataset
-from landscape.losses import Loss
-from landscape.networks import MultiBranch
-from landscape.problem import Problem, minibatch_risk, programs, streamed_risk
+from landscape.descent import State, Static
+from landscape.problem import Problem, programs
 from landscape.progress import Bar, showing
+from landscape.solutions import Solutions
 from landscape.tracing import program
+
+__all__ = ["Solutions", "train"]
 
 Params = Any
 
 SECONDS_A_CALL = 2.0
 """Aim for one call to the device: how soon a request to stop is answered and how often the bar moves."""
 SECONDS_A_SAVE = 10.0
-
-
-@dataclass(frozen=True, eq=False)
-class Solutions:
-    """What training found, one solution a seed; iterates over the seeds.
-
-    Attributes:
-        params: Final parameters [S, I, ...].
-        risk: Risk on all the data at the end, [S], loss units.
-        history: Risk on all the data at the recorded steps, [S, T].
-        steps: The recorded steps, [T].
-        converged: Whether the criterion was met before the last step, [S].
-        trajectory: Parameters at the recorded steps, [S, T, I, ...]; None unless asked for.
-    """
-
-    params: Params
-    risk: np.ndarray
-    history: np.ndarray
-    steps: np.ndarray
-    converged: np.ndarray
-    trajectory: Params | None = None
-
-    def __len__(self) -> int:
-        return len(self.risk)
-
-    def __getitem__(self, seed: int) -> Params:
-        return jax.tree.map(lambda x: x[range(len(self))[seed]], self.params)
-
-    def __iter__(self) -> Iterator[Params]:
-        return (self[i] for i in range(len(self)))
-
-    def save(self, path: Path | str, key: str = "") -> None:
-        """Write all but the trajectory as npz with a checksum; the leaves of params under their paths.
-
-        Args:
-            path: The file.
-            key: What the solutions belong to; `load` refuses another one.
-        """
-        leaves = jax.tree_util.tree_leaves_with_path(self.params)
-        arrays = {f"params{jax.tree_util.keystr(where)}": leaf for where, leaf in leaves}
-        arrays |= {name: getattr(self, name) for name in ("risk", "history", "steps", "converged")}
-        storage.save_arrays(Path(path), arrays, key)
-
-    @staticmethod
-    def load(path: Path | str, key: str, like: Params) -> "Solutions":
-        """Read solutions written by `save`.
-
-        Args:
-            path: The file.
-            key: As when saved.
-            like: Parameters of one seed, or their shapes.
-
-        Raises:
-            FileNotFoundError: No such file.
-            Corrupted: The file is damaged, belongs to another key, or to a network with other parameters.
-        """
-        arrays = storage.load_arrays(Path(path), key)
-        if arrays is None:
-            raise FileNotFoundError(f"{path} does not exist.")
-        leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-        names = [f"params{jax.tree_util.keystr(where)}" for where, _ in leaves]
-        shapes = [arrays[n].shape[1:] if n in arrays else None for n in names]
-        if shapes != [leaf.shape for _, leaf in leaves]:
-            raise storage.Corrupted(f"{path} holds the parameters of another network: {sorted(arrays)}.")
-        params = jax.tree.unflatten(structure, [jnp.asarray(arrays[n]) for n in names])
-        rest = (arrays[name] for name in ("risk", "history", "steps", "converged"))
-        return Solutions(params, *rest)
-
-    def __repr__(self) -> str:
-        return f"Solutions({len(self)} seeds, {self.steps[-1]:,} steps: risk {' '.join(f'{r:.4g}' for r in self.risk)})"
-
-
-class State(NamedTuple):
-    """Everything that the next step depends on, one entry a seed."""
-
-    params: Params
-    optimizer: Any
-    order: jax.Array
 
 
 def train(
@@ -119,11 +41,16 @@ def train(
     patience: int = 5,
     trajectory: bool = False,
     start: Params | None = None,
+    memory: int | None = None,
+    branch_devices: int | None = None,
     directory: Path | str | None = None,
     progress: bool | Bar = True,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Solutions:
     """Minibatch SGD from several seeds at once, all in one compiled loop (§5.1).
+
+    Seeds are shared out over all devices of all processes. Where the memory does not allow that, branches are split
+    over the devices, or one seed after the other takes its turn.
 
     Minibatches are drawn without replacement: every seed has its own order of the examples in every epoch, and the
     N mod batch_size examples at its end are left out of that epoch.
@@ -139,6 +66,9 @@ def train(
         patience: See `tolerance`.
         trajectory: Keep the parameters at every entry of the history.
         start: Initial parameters [S, I, ...] instead of random ones.
+        memory: Bytes allowed on each device; chosen from the device when None.
+        branch_devices: Over how many devices the branches of each seed are split, a divisor of both numbers; when None
+            as few as the memory asks for.
         directory: Where the state is kept while training, so that the same call continues an interrupted one.
         progress: True for a bar, False for silence, or a bar already open.
         check_stop: Called whenever the state is on disk; may raise to interrupt.
@@ -147,111 +77,113 @@ def train(
         The solutions. Interrupted and continued, they are the same to the last bit.
 
     Raises:
-        ValueError: No steps, a batch larger than the data, keys that are not [S], or a stored state of other inputs.
+        ValueError: No steps, a batch larger than the data, keys that are not [S], a stored state of other inputs, or a
+            seed that does not fit the memory.
     """
     _check(problem, keys, steps, batch_size, record)
-    record = record or max(1, steps // 20)
-    keys, count = _padded(keys)
-    placed = _placement(keys)
-    data = jax.device_put(problem.data, placed.shared)
-    keys = jax.device_put(keys, placed.split)
-    static = _Static(problem.network, problem.loss, optimizer, batch_size)
-    state = jax.device_put(_begin(static, keys, data, _repeated(start, count, len(keys))), placed.split)
-    saved = _Saved(directory, problem, keys, (steps, batch_size, record), trajectory, state, optimizer)
-    state, done = saved.load(state)
-    state = jax.device_put(state, placed.split)
-
-    def note() -> None:
-        saved.history.append(np.asarray(_risks(static, state.params, data), float))
-        if trajectory:
-            saved.path.append(jax.tree.map(np.asarray, state.params))
-
+    record, count = record or max(1, steps // 20), len(keys)
+    budget = int(meshes.from_leader(memory or costs.default_memory(jax.devices()[0])))
+    shared = descent.plan(problem, optimizer, count, budget, branch_devices)
+    static = Static(problem.network, problem.loss, optimizer, batch_size, shared.mesh)
+    seeds = _Seeds(static, keys, _checked(start, count), problem.data, shared.seeds)
+    saved = _Saved(directory, problem, keys, (steps, batch_size, record), trajectory, seeds, start)
+    done = saved.load(seeds)
     if not saved.history:
-        note()
+        saved.note(seeds)
     with showing(progress, "train", steps, "steps") as bar:
         bar.update(done)
         pace = 8
         while done < steps and not _settled(saved.history, tolerance, patience).all():
             until = min(steps, (done // record + 1) * record)
             now, begun = min(until - done, pace), time.perf_counter()
-            state = jax.block_until_ready(_advance(static, state, keys, data, done, done + now))
-            pace = max(1, min(8 * now, round(now * SECONDS_A_CALL / (time.perf_counter() - begun))))
+            seeds.advance(done, done + now)
+            faster = round(now * SECONDS_A_CALL / (time.perf_counter() - begun))
+            pace = int(meshes.from_leader(max(1, min(8 * now, faster))))
             done += now
             if done == until:
-                note()
-                bar.note("risk " + " ".join(f"{r:.3g}" for r in saved.history[-1][:count]))
+                saved.note(seeds)
+                bar.note("risk " + " ".join(f"{r:.3g}" for r in saved.history[-1]))
             bar.update(now)
-            saved.save(state, done)
-            check_stop()
-    return saved.solutions(state, done, record, count, _settled(saved.history, tolerance, patience))
+            saved.save(seeds, done)
+            _ask(check_stop, saved, seeds, done)
+    settled = _settled(saved.history, tolerance, patience)
+    return saved.solutions(seeds, done, record, settled, shared.share)
 
 
-class _Static(NamedTuple):
-    network: MultiBranch
-    loss: Loss
-    optimizer: optax.GradientTransformation
-    batch_size: int
+def _ask(check_stop: Callable[[], None], saved: "_Saved", seeds: "_Seeds", done: int) -> None:
+    """Before giving way to a request to stop, write the state, however long ago it was written."""
+    try:
+        check_stop()
+    except storage.Stopped:
+        saved.save(seeds, done, now=True)
+        raise
 
 
-@partial(jax.jit, static_argnums=0)
-def _begin(static: _Static, keys: jax.Array, data: Dataset, start: Params | None) -> State:
-    params = jax.vmap(static.network.init)(keys) if start is None else start
-    order = jnp.zeros((len(keys), len(data.y)), jnp.int32)
-    return State(params, jax.vmap(static.optimizer.init)(params), order)
+class _Seeds:
+    """The states of all seeds: on the devices, or, when they do not fit together, each there for its turn only."""
+
+    def __init__(self, static: Static, keys: jax.Array, start: Params | None, data: Dataset, at_once: int) -> None:
+        self.static, self.count = static, len(keys)
+        split, whole = (NamedSharding(static.mesh, spec) for spec in (P("seeds"), P()))
+        self.data = meshes.placed(data, whole)
+        self.parts = [range(i, min(i + at_once, self.count)) for i in range(0, self.count, at_once)]
+        self.at_once, self.swapped = at_once, len(self.parts) > 1
+        self.keys = [meshes.placed(self._padded(keys, part), split) for part in self.parts]
+        self.states: list[State] = []
+        for part, of_part in zip(self.parts, self.keys, strict=True):
+            begun = None if start is None else jax.tree.map(lambda x, part=part: self._padded(x, part), start)
+            self.states.append(self._away(descent.begin(static, of_part, len(data), begun)))
+
+    def _padded(self, x: Any, part: range) -> Any:
+        """The rows of one part, the last one repeated until they can be shared out evenly."""
+        return x[np.minimum(np.arange(part.start, part.start + self.at_once), part.stop - 1)]
+
+    def _away(self, state: State) -> State:
+        return meshes.gathered(state) if self.swapped else state
+
+    def _here(self, state: State) -> State:
+        if not self.swapped:
+            return state
+        where = descent.shardings(self.static, state)
+        return jax.tree.map(meshes.placed, state, where)
+
+    def advance(self, start: int, stop: int) -> None:
+        """Take steps start … stop − 1 with every seed."""
+        for k, keys in enumerate(self.keys):
+            state = descent.advance(self.static, self._here(self.states[k]), keys, self.data, start, stop)
+            self.states[k] = self._away(jax.block_until_ready(state))
+
+    def risks(self) -> np.ndarray:
+        """The risk of every seed on all the data, [S]."""
+        found = [descent.risks(self.static, self._here(s).params, self.data) for s in self.states]
+        return self._joined([np.asarray(r, float) for r in found])
+
+    def whole(self, of: Callable[[State], Any] = lambda state: state) -> Any:
+        """The states, or parts of them, of all seeds on the host of every process, [S, ...]."""
+        found = [meshes.gathered(of(state)) for state in self.states]
+        return jax.tree.map(lambda *x: self._joined(x), *found)
+
+    def shapes(self) -> State:
+        """Shapes and types of the states of all seeds together, [S, ...]."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.count, *x.shape[1:]), x.dtype), self.states[0])
+
+    def _joined(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        kept = [x[: len(part)] for x, part in zip(parts, self.parts, strict=True)]
+        return kept[0] if len(kept) == 1 else np.concatenate(kept)
+
+    def replace(self, whole: State) -> None:
+        """Take up stored states of all seeds, [S, ...]."""
+        for k, part in enumerate(self.parts):
+            padded = jax.tree.map(lambda x, part=part: self._padded(x, part), whole)
+            where = descent.shardings(self.static, padded)
+            self.states[k] = padded if self.swapped else jax.tree.map(meshes.placed, padded, where)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _advance(static: _Static, state: State, keys: jax.Array, data: Dataset, start: jax.Array, stop: jax.Array) -> State:
-    """Steps start … stop − 1 of every seed."""
-    examples = len(data.y)
-    count = examples // static.batch_size
-    objective = partial(minibatch_risk, static.network, static.loss)
-
-    def shuffled(key: jax.Array, epoch: jax.Array) -> jax.Array:
-        return jax.random.permutation(jax.random.fold_in(key, epoch), examples).astype(jnp.int32)
-
-    def step(t: jax.Array, key: jax.Array, state: State) -> State:
-        order = lax.cond(t % count == 0, shuffled, lambda *_: state.order, key, t // count)
-        chosen = lax.dynamic_slice_in_dim(order, t % count * static.batch_size, static.batch_size)
-        batch = jax.tree.map(lambda x: x[chosen], (data.x, data.y, data.weight))
-        slope = jax.grad(objective)(state.params, *batch)
-        update, optimizer = static.optimizer.update(slope, state.optimizer, state.params)
-        return State(optax.apply_updates(state.params, update), optimizer, order)
-
-    every = jax.vmap(step, (None, 0, 0))
-    return lax.fori_loop(start, stop, lambda t, state: every(t, keys, state), state)
-
-
-@partial(jax.jit, static_argnums=0)
-def _risks(static: _Static, params: Params, data: Dataset) -> jax.Array:
-    return jax.vmap(lambda w: streamed_risk(static.network, static.loss, w, data))(params)
-
-
-class _Placement(NamedTuple):
-    split: NamedSharding
-    shared: NamedSharding
-
-
-def _padded(keys: jax.Array) -> tuple[jax.Array, int]:
-    """The keys, the last one repeated until they can be shared out evenly over the devices; and their own number."""
-    devices = min(len(jax.local_devices()), len(keys))
-    return jnp.concatenate([keys, jnp.repeat(keys[-1:], -len(keys) % devices, axis=0)]), len(keys)
-
-
-def _placement(keys: jax.Array) -> _Placement:
-    devices = jax.local_devices()
-    count = max(d for d in range(1, len(devices) + 1) if len(keys) % d == 0)
-    mesh = jax.make_mesh((count,), ("seeds",), axis_types=(AxisType.Auto,), devices=devices[:count])
-    return _Placement(NamedSharding(mesh, PartitionSpec("seeds")), NamedSharding(mesh, PartitionSpec()))
-
-
-def _repeated(start: Params | None, count: int, wanted: int) -> Params | None:
-    if start is None:
-        return None
+def _checked(start: Params | None, count: int) -> Params | None:
     lengths = {x.shape[0] for x in jax.tree.leaves(start)}
-    if lengths != {count}:
+    if start is not None and lengths != {count}:
         raise ValueError(f"start must hold one set of parameters a key, {count}; got {sorted(lengths)}.")
-    return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], wanted - count, axis=0)]), start)
+    return start
 
 
 def _settled(history: list[np.ndarray], tolerance: float | None, patience: int) -> np.ndarray:
@@ -262,7 +194,7 @@ def _settled(history: list[np.ndarray], tolerance: float | None, patience: int) 
 
 
 class _Saved:
-    """The state of a training on disk, with its history; nothing is written without a directory."""
+    """The states on disk, with the history; nothing is written without a directory, nor but by the leading process."""
 
     def __init__(
         self,
@@ -271,56 +203,76 @@ class _Saved:
         keys: jax.Array,
         sizes: tuple,
         trajectory: bool,
-        state: State,
-        optimizer: optax.GradientTransformation,
+        seeds: _Seeds,
+        start: Params | None,
     ) -> None:
         self.file = Path(directory) / "training.npz" if directory else None
         self.history: list[np.ndarray] = []
         self.path: list[Params] = []
-        self.trajectory, self.written = trajectory, time.monotonic()
+        self.trajectory, self.written, self.pause = trajectory, time.monotonic(), SECONDS_A_SAVE
         self.key = ""
         if directory:
-            inputs = (jax.random.key_data(keys), sizes, repr(problem.network), state.params, trajectory)
-            update = jax.vmap(optimizer.update)
+            state = seeds.shapes()
+            begun = program(problem.network.init, keys[0]) if start is None else start
+            inputs = (jax.random.key_data(keys), sizes, repr(problem.network), begun, trajectory)
+            update = jax.vmap(seeds.static.optimizer.update)
             computed = [
                 *programs(problem, [problem.loss]),
                 program(update, state.params, state.optimizer, state.params),
             ]
             self.key = storage.fingerprint(*inputs, problem.data.fingerprint, computed)
 
-    def load(self, state: State) -> tuple[State, int]:
-        """The stored state and its step; the state given and 0 where none is stored."""
-        arrays = storage.load_arrays(self.file, self.key) if self.file else None
-        if arrays is None:
-            return state, 0
-        leaves, structure = jax.tree.flatten(state)
-        self.history = list(arrays["history"])
+    def note(self, seeds: _Seeds) -> None:
+        """One entry of the history."""
+        self.history.append(seeds.risks())
         if self.trajectory:
-            count = len(jax.tree.leaves(state.params))
-            steps = zip(*(arrays[f"path{i}"] for i in range(count)), strict=True)
-            self.path = [jax.tree.unflatten(jax.tree.structure(state.params), leaves) for leaves in steps]
-        stored = [jnp.asarray(arrays[f"state{i}"]) for i in range(len(leaves))]
-        return jax.tree.unflatten(structure, stored), int(arrays["done"])
+            self.path.append(seeds.whole(lambda state: state.params))
 
-    def save(self, state: State, done: int) -> None:
-        """Write everything, at most once in `SECONDS_A_SAVE`."""
-        if self.file is None or time.monotonic() - self.written < SECONDS_A_SAVE:
+    def load(self, seeds: _Seeds) -> int:
+        """Take up the stored states, if there are any; returns the steps done."""
+        arrays = storage.load_arrays(self.file, self.key) if self.file and meshes.leading() else None
+        if not meshes.from_leader(arrays is not None):
+            return 0
+        state = seeds.shapes()
+        leaves, structure = jax.tree.flatten(state)
+        steps = jax.tree.leaves(state.params) if self.trajectory else []
+        done, length = meshes.from_leader([arrays["done"], len(arrays["history"])] if arrays else [0, 0]).tolist()
+        shapes = {f"state{i}": (x.shape, x.dtype) for i, x in enumerate(leaves)}
+        shapes |= {f"path{i}": ((length, *x.shape), x.dtype) for i, x in enumerate(steps)}
+        shapes |= {"history": ((length, seeds.count), np.dtype(float))}
+        found = {name: meshes.from_leader(arrays[name] if arrays else np.zeros(*of)) for name, of in shapes.items()}
+        self.history = list(found["history"])
+        path = zip(*(found[f"path{i}"] for i in range(len(steps))), strict=True)
+        self.path = [jax.tree.unflatten(jax.tree.structure(state.params), leaves) for leaves in path]
+        seeds.replace(jax.tree.unflatten(structure, [found[f"state{i}"] for i in range(len(leaves))]))
+        return done
+
+    def save(self, seeds: _Seeds, done: int, now: bool = False) -> None:
+        """Write everything: at most once in `SECONDS_A_SAVE`, for at most a tenth of the time, or `now`."""
+        begun = time.monotonic()
+        if self.file is None or not meshes.from_leader(now or begun - self.written >= self.pause):
             return
-        arrays = {f"state{i}": x for i, x in enumerate(jax.tree.leaves(state))}
-        arrays |= {f"path{i}": x for i, x in enumerate(jax.tree.leaves(self._path()))}
-        storage.save_arrays(self.file, {**arrays, "history": np.array(self.history), "done": np.array(done)}, self.key)
+        state = seeds.whole()
+        if meshes.leading():
+            arrays = {f"state{i}": x for i, x in enumerate(jax.tree.leaves(state))}
+            arrays |= {f"path{i}": x for i, x in enumerate(jax.tree.leaves(self._path()))}
+            arrays |= {"history": np.array(self.history), "done": np.array(done)}
+            storage.save_arrays(self.file, arrays, self.key)
         self.written = time.monotonic()
+        self.pause = max(SECONDS_A_SAVE, 9 * (self.written - begun)) if SECONDS_A_SAVE else 0.0
 
     def _path(self) -> Params | None:
         return jax.tree.map(lambda *x: np.stack(x), *self.path) if self.path else None
 
-    def solutions(self, state: State, done: int, record: int, count: int, settled: np.ndarray) -> Solutions:
+    def solutions(self, seeds: _Seeds, done: int, record: int, settled: np.ndarray, share: int) -> Solutions:
         """The record returned to the caller; the file is removed by whoever has kept the solutions."""
-        history = np.array(self.history).T[:count]
+        history = np.array(self.history).T
         steps = np.minimum(np.arange(history.shape[1]) * record, done)
-        path = jax.tree.map(lambda x: np.moveaxis(x, 0, 1)[:count], self._path())
-        params = jax.tree.map(lambda x: x[:count], jax.device_put(state.params, jax.local_devices()[0]))
-        return Solutions(params, history[:, -1], history, steps, settled[:count], path)
+        path = jax.tree.map(lambda x: np.moveaxis(x, 0, 1), self._path())
+        params = seeds.whole(lambda state: state.params)
+        if share == 1 and not seeds.swapped:
+            params = jax.device_put(params, jax.local_devices()[0])
+        return Solutions(params, history[:, -1], history, steps, settled, path, share)
 
 
 def _check(problem: Problem, keys: jax.Array, steps: int, batch_size: int, record: int | None) -> None:

@@ -7,7 +7,7 @@ import pytest
 from jax import export
 
 import landscape as ls
-from landscape import evaluators, networks, training
+from landscape import descent, evaluators, meshes, networks
 from landscape.networks import MultiBranch
 from landscape.tiles import Tile
 
@@ -43,7 +43,8 @@ def test_the_evaluator(name: str) -> None:
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1, 0.9), optax.adam(1e-3)], ids=["sgd", "adam"])
 def test_the_trainer(optimizer: optax.GradientTransformation) -> None:
     made, keys = problem(NETWORKS["layers"], 4), jax.random.split(jax.random.key(0), 2)
-    static = training._Static(made.network, made.loss, optimizer, 8)
-    state = jax.eval_shape(lambda k: training._begin(static, k, made.data, None), keys)
-    step = jax.jit(lambda s, k, d: training._advance(static, s, k, d, 0, 3))
+    one = meshes.mesh(jax.local_devices()[:1], seeds=1, branches=1)
+    static = descent.Static(made.network, made.loss, optimizer, 8, one)
+    state = jax.eval_shape(lambda k: descent.begin(static, k, len(made.data), None), keys)
+    step = jax.jit(lambda s, k, d: descent.advance(static, s, k, d, 0, 3))
     assert export.export(step, platforms=PLATFORMS)(state, keys, made.data).platforms == PLATFORMS

@@ -1,6 +1,7 @@
 """SGD against closed forms, its order of examples, resuming to the last bit, one seed alone and among others."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import optax
 import pytest
 
 import landscape as ls
-from landscape import networks, storage, training
+from landscape import descent, networks, storage, training, trees
 
 
 def small(rng: np.random.Generator, examples: int = 40, loss: Callable = ls.losses.hinge) -> ls.Problem:
@@ -111,6 +112,77 @@ def test_one_seed_alone_is_the_same_seed_among_others() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     different = np.asarray(jax.tree.leaves(among.params)[0])
     assert len(np.unique(different.reshape(3, -1), axis=0)) == 3
+
+
+def wide(rng: np.random.Generator, **options: Any) -> ls.Problem:
+    """Two kinds of branches, both numbers divisible by four."""
+    x, y = rng.normal(size=(24, 5)), rng.integers(0, 3, 24)
+    kinds = [networks.relu_branch(5, 2, 3, bias=True), networks.mlp_branch((5, 2, 3), jnp.tanh)]
+    return ls.Problem(ls.Dataset(x, y), ls.MultiBranch(kinds, [8, 4], **options), ls.losses.multiclass_hinge)
+
+
+def test_branches_split_over_devices_and_seeds_that_take_turns_train_alike() -> None:
+    seed = int(np.random.default_rng().integers(10**6))
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.01))
+    options = {"steps": 7, "batch_size": 6, "record": 3, "trajectory": True, "progress": False}
+    with trees.float64():
+        problem, made = wide(np.random.default_rng(seed), branch_chunk=3), keys(3, np.random.default_rng(seed))
+        least = descent.plan(problem, optimizer, 1, 2**30, 4).nbytes
+        plans = [descent.plan(problem, optimizer, 3, m, d) for m, d in ((2**30, 1), (2**30, 2), (least, None))]
+        assert [(p.seeds, p.share, len(p.devices)) for p in plans] == [(3, 1, 3), (4, 2, 4), (1, 4, 4)]
+        ways = {"branch_devices": 1}, {"branch_devices": 2}, {"memory": least}
+        one, *others = (ls.train(problem, made, optimizer, **way, **options) for way in ways)
+        for found in others:
+            for a, b in zip(*(jax.tree.leaves((s.params, s.trajectory, s[1])) for s in (one, found)), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=f"{seed}")
+            np.testing.assert_allclose(one.history, found.history, rtol=1e-12)
+        assert [len(w.sharding.device_set) for w in jax.tree.leaves(others[0][0])] == [2] * 6
+    with pytest.raises(ValueError, match=r"one of \[1, 2, 4\]; got 3"):
+        ls.train(problem, made, optimizer, branch_devices=3, **options)
+    with pytest.raises(ValueError, match=r"Training needs(.|\n)*Raise --memory"):
+        ls.train(problem, made, optimizer, memory=1000, **options)
+
+
+def test_a_step_takes_parameters_gradient_and_a_chunk_on_as_many_devices_as_share_them() -> None:
+    network = ls.MultiBranch(networks.mlp_branch((300, 8, 8, 4)), 400, branch_chunk=20)
+    data = ls.Dataset(np.zeros((64, 300), "f4"), np.zeros(64, int))
+    problem, optimizer = ls.Problem(data, network, ls.losses.multiclass_hinge), optax.sgd(0.1, 0.9)
+    solution = trees.nbytes(jax.eval_shape(network.init, jax.random.key(0)))
+    for share in (1, 4):
+        plan = descent.plan(problem, optimizer, 2, 2**40, share)
+        static = descent.Static(network, problem.loss, optimizer, 8, plan.mesh)
+        made = jax.eval_shape(partial(jax.random.split, num=plan.seeds), jax.random.key(0))
+        state = jax.eval_shape(lambda k, static=static: descent.begin(static, k, 64, None), made)
+        split = [jax.sharding.NamedSharding(plan.mesh, jax.sharding.PartitionSpec(*axes)) for axes in (["seeds"], [])]
+        shapes = zip((made, data), split, strict=True)
+        made, placed = (
+            jax.tree.map(lambda x, s=s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), t) for t, s in shapes
+        )
+        where = descent.shardings(static, state)
+        state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where)
+        used = descent.advance.lower(static, state, made, placed, 0, 1).compile().memory_analysis()
+        seeds = plan.seeds // plan.mesh.shape["seeds"]
+        assert used.alias_size_in_bytes >= seeds * 2 * solution // share
+        assert used.temp_size_in_bytes < seeds * 1.15 * solution / share + 2**18
+        taken = used.argument_size_in_bytes + used.temp_size_in_bytes
+        assert 0.8 < taken / plan.nbytes < 1.2, (share, taken, plan)
+
+
+@pytest.mark.usefixtures("saved_at_once")
+def test_seeds_that_take_turns_are_continued_to_the_last_bit(tmp_path, monkeypatch) -> None:
+    rng = np.random.default_rng()
+    problem, made = small(rng), keys(3, rng)
+    options = {"steps": 12, "batch_size": 8, "record": 5, "memory": 6000, "progress": False}
+    whole = ls.train(problem, made, optax.sgd(0.1, 0.9), **options)
+    monkeypatch.setattr(training, "SECONDS_A_SAVE", 1e9)  # what is written is written because of the request to stop
+    with pytest.raises(storage.Stopped):
+        ls.train(problem, made, optax.sgd(0.1, 0.9), directory=tmp_path, check_stop=stopping(3), **options)
+    assert np.load(tmp_path / "training.npz")["done"] == 7
+    again = ls.train(problem, made, optax.sgd(0.1, 0.9), directory=tmp_path, **options)
+    assert all(
+        (np.asarray(a) == b).all() for a, b in zip(*map(jax.tree.leaves, (whole.params, again.params)), strict=True)
+    )
+    assert (whole.history == again.history).all()
 
 
 def test_training_goes_on_from_given_parameters() -> None:
