@@ -26,7 +26,6 @@ from landscape import (
 )
 from landscape.given import Given
 from landscape.planes import Plane
-from landscape.problem import programs
 from landscape.runs import Run
 from landscape.surfaces import Surface
 from landscape.tracing import program
@@ -71,8 +70,9 @@ def run(config: Any, run: Run) -> None:
     loaded = given.load_all(config, to)
     _refuse(config, to, loaded)
     example = loaded.solutions[0] if loaded.solutions else to.network_for("Training").network.init(keys[1])
-    line = Line(config, to, run, _fingerprint(to, example, run))
-    _announce(line, loaded, example)
+    key, compiled = _fingerprint(to, example, run)
+    line = Line(config, to, run, key)
+    _announce(line, loaded, example, compiled)
     found = Found(*loaded) if loaded.solutions else _trained(line, keys[1], loaded.paths)
     drawn, arrays, barriers = [], {}, {}
     for aligned in [False, True] if config.align else [False]:
@@ -117,42 +117,45 @@ def _refuse(config: Any, to: Given, loaded: given.Loaded) -> None:
     points = len(next(iter(loaded.paths.values()), loaded.solutions))
     if config.plane == "pca" and loaded.solutions and points < 3:
         raise ValueError(f"--plane pca wants at least 3 points, of --paths or of --solutions; got {points}.")
-    if to.problem is None:
-        pointwise.check_function(to.risk, _at(loaded.solutions[0]))
 
 
-def _at(w: Params) -> Plane:
-    return Plane(w, w, w, np.zeros((0, 2)))
-
-
-def _fingerprint(to: Given, example: Params, run: Run) -> str:
-    """What all stages depend on: the functions and their data.
+def _fingerprint(to: Given, example: Params, run: Run) -> tuple[str, Any]:
+    """What all stages depend on, the functions and their data; and a function of the parameters, compiled.
 
     Raises:
-        ValueError: The functions are not the same when they are traced, or called, a second time.
+        ValueError: The functions are not the same when they are traced, or called, a second time; no scalars.
     """
     if to.problem is None:
-        return storage.fingerprint(program(to.risk, example), run.options.precision)
+        _, risk = pointwise.quantities(to.risk, Plane(example, example, example, np.zeros((0, 2))))
+        traced = [program(lambda w: risk(w), example) for _ in range(2)]
+        compiled = jax.jit(risk).lower(example).compile()
+        _refuse_wandering(traced, [np.asarray(compiled(example)) for _ in range(2)])
+        return storage.fingerprint(traced[0], run.options.precision), compiled
     network, loss, data = to.problem.network, to.problem.loss, to.problem.data
     some = np.flatnonzero(np.asarray(data.weight))[:FEW]
     few = type(data)(data.x[some], data.y[some], data.weight[some])
-    traced = [programs(to.problem, [loss]) for _ in range(2)]
-    values = [float(checks.fast_risk(network, loss, example, few)) for _ in range(2)]
-    if traced[0] != traced[1] or not np.array_equal(*values, equal_nan=True):
+    traced = [program(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
+    _refuse_wandering(traced, [np.asarray(checks.fast_risk(network, loss, example, few)) for _ in range(2)])
+    return storage.fingerprint(traced[0], data.fingerprint, run.options.precision), None
+
+
+def _refuse_wandering(traced: Sequence[str], values: Sequence[np.ndarray]) -> None:
+    once, twice = (value.tolist() for value in values)
+    words = "" if np.array_equal(*values, equal_nan=True) else f" gave {once} and then {twice} at the same parameters"
+    words = words or ("" if traced[0] == traced[1] else " draws other random numbers whenever it is traced")
+    if words:
         raise ValueError(
-            f"The loss gave {values[0]:.9g} and then {values[1]:.9g} at the same parameters, or draws random numbers "
-            "while it is traced; a surface needs a deterministic function.\n"
+            f"The loss{words}; a surface needs a deterministic function.\n"
             "  Fix its random keys, switch dropout and augmentation off."
         )
-    return storage.fingerprint(traced[0], data.fingerprint, run.options.precision)
 
 
-def _announce(line: Line, loaded: given.Loaded, example: Params) -> None:
+def _announce(line: Line, loaded: given.Loaded, example: Params, compiled: Any) -> None:
     """What is explored, and the plan: devices, memory, operations or points, time."""
     config, to, run = line.config, line.to, line.run
     count, views = len(loaded.solutions) or 3, 1 + config.align
     known = f"{trees.size(example):,} parameters · {count} solutions{'' if loaded.solutions else ' to train'}"
-    run.say("explore:", f"{known} · {to.problem or 'risk(params)'} · plane {config.plane}{to.note}")
+    run.say("explore:", f"{known} · {_what(to)} · plane {config.plane}{to.note}")
     pairs = min(count, 3) * (min(count, 3) - 1) // 2
     examples = len(to.problem.data) if to.problem else 0
     share = len(to.test.data) / examples if to.test else 0.0
@@ -168,8 +171,19 @@ def _announce(line: Line, loaded: given.Loaded, example: Params) -> None:
     if to.problem:
         plan = forecast.of_problem(to.problem, amount, run.options.memory_bytes)
     else:
-        plan = forecast.of_function(to.risk, example, amount)
+        plan = forecast.of_function(compiled, example, amount)
     run.plan(f"{config.points} x {config.points} points", *plan.words())
+
+
+def _what(to: Given) -> str:
+    """The function that is shown, in words."""
+    if to.problem is None:
+        return "risk(params)" + "".join(f" of {data.name}" for name, data in to.data.items() if name == "data")
+    data, network = to.problem.data, to.problem.network
+    branches = f"{network} · " if network.total > 1 else ""
+    shape = "x".join(map(str, data.x.shape[1:]))
+    loss = getattr(to.problem.loss, "__name__", "loss")
+    return f"{branches}{len(data):,} examples in R^{shape} ({data.name}) · {loss}"
 
 
 def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Found:

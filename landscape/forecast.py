@@ -1,13 +1,12 @@
 """What a computation will take, said before it starts: memory, operations, time."""
 
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from landscape import costs, evaluation
+from landscape import costs, evaluation, trees
 from landscape.grids import Grid
 from landscape.planes import Plane
 from landscape.problem import Problem
@@ -74,18 +73,22 @@ def of_problem(problem: Problem, amount: Amount, memory: int | None = None) -> F
     return Forecast(plan.nbytes, operations(training + slow + fast), seconds + COMPILING * parts)
 
 
-def of_function(risk: Callable[[Any], Any], params: Any, amount: Amount) -> Forecast:
-    """From the time of one evaluation, measured after it is compiled."""
-    compiled = jax.jit(risk).lower(params).compile()
+def of_function(compiled: Any, params: Any, amount: Amount) -> Forecast:
+    """From the time of one evaluation.
+
+    Args:
+        compiled: The function, compiled ahead of time for `params`.
+        params: Parameters.
+        amount: How much there is to do.
+    """
     times = []
     for _ in range(2):
         begun = time.perf_counter()
         jax.block_until_ready(compiled(params))
         times.append(time.perf_counter() - begun)
     memory = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
-    held = 3 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
     count = f"{amount.points**2 * amount.surfaces:,.0f} points x {_short(min(times))}"
-    return Forecast(held + memory, count, amount.everything * min(times) + COMPILING)
+    return Forecast(3 * trees.nbytes(params) + memory, count, amount.everything * min(times) + COMPILING)
 
 
 def planned(problem: Problem, points: int, memory: int | None = None) -> costs.Plan:

@@ -196,22 +196,22 @@ def test_data(config: Any, root: Path | None) -> Dataset | None:
 
 
 def _recomputed(found: modules.Given, data: Dataset, config: Any, root: Path | None) -> Given:
+    if not modules.statistics(found.make, data.x[:1]):
+        raise ValueError(f"--network {config.network} has no statistics to be recomputed; leave --state out.")
     loss, test = loss_of(config.loss), test_data(config, root)
     network = modules.frozen(found.make, data.x[:1])
     if config.branches:
         network = MultiBranch(network, config.branches)
-    Problem(
-        data, network if isinstance(network, MultiBranch) else MultiBranch(network, 1), loss
-    )  # refuses data, labels and losses that do not fit
     if not config.solutions:
         raise ValueError("--state recompute wants --solutions: training is left to whoever keeps the statistics.")
     extra = {name: (data, loss) for name, loss in further(data).items()}
     if test:
         extra |= {"test risk": (test, loss), **{f"test {name}": (test, loss) for name, loss in further(test).items()}}
-    linen = modules.is_linen(found.make)  # statistics of a linen module serve the training data only
-    quantities = {name: part for name, part in extra.items() if not (linen and name.startswith("test"))}
-    risk = modules.recomputed_risk(found.make, data, loss, num_branches=config.branches, quantities=quantities)
-    note = " · state recomputed over the data at every point"
+    note = " · state recomputed over the training data at every point"
+    if test and modules.is_linen(found.make):
+        extra = {name: part for name, part in extra.items() if not name.startswith("test")}
+        note += " (a linen module's serve those only: no test risk)"
+    risk = modules.recomputed_risk(found.make, data, loss, num_branches=config.branches, quantities=extra)
     like = jax.eval_shape(network.init, jax.random.key(0))
     return Given(risk, like=like, note=note, data=_named_data(data, test))
 

@@ -222,32 +222,39 @@ def recomputed_risk(
         num_branches: I for parameters [I, ...] of a multi-branch network, each branch with its own statistics; None
             for a plain network.
         average: The mean over branches, or their sum.
-        quantities: Further (data, loss) by name under the same statistics, for nnx modules.
+        quantities: Further (data, loss) by name under the same statistics; on other data for nnx modules only.
 
     Returns:
         A function for `evaluate`: {"risk": …, **quantities}.
 
     Raises:
-        ValueError: Further quantities of a linen module.
+        ValueError: Other data for a linen module, or one that is not built for training.
     """
-    more = dict(quantities or {})
-    if isinstance(make, nn.Module) and more:
-        raise ValueError("Recomputed statistics serve further quantities only for nnx modules; this is a linen module.")
-    outputs = _linen_outputs(make, data) if isinstance(make, nn.Module) else _nnx_outputs(make, data, more)
+    parts = {"risk": (data, loss), **(quantities or {})}
+    others = {name: part for name, part in parts.items() if part[0] is not data}
+    outputs = _linen_outputs(make, data, others) if is_linen(make) else _nnx_outputs(make, data, others)
 
     def risk(params: Params) -> dict[str, jax.Array]:
-        found = outputs(params)
+        found = jax.vmap(outputs)(params) if num_branches else outputs(params)
         if num_branches:
-            over = jnp.mean if average else jnp.sum
-            found = jax.tree.map(lambda f: over(f, 0), jax.vmap(outputs)(params))
-        parts = {"risk": (data, loss), **more}
-        return {k: (d.weight * of(found[k], jnp.asarray(d.y))).sum() / d.weight.sum() for k, (d, of) in parts.items()}
+            found = jax.tree.map(lambda f: (jnp.mean if average else jnp.sum)(f, 0), found)
+        return {name: _mean(found.get(name, found["risk"]), *part) for name, part in parts.items()}
 
     return risk
 
 
+def _mean(outputs: jax.Array, data: Dataset, loss: Loss) -> jax.Array:
+    values = loss(outputs, jnp.asarray(data.y))
+    if values.shape != (len(data),):
+        raise ValueError(
+            f"A loss must return one value an example, shape ({len(data)},); this one returns {values.shape} for "
+            f"outputs {outputs.shape} and labels {data.y.shape}."
+        )
+    return (data.weight * values).sum() / data.weight.sum()
+
+
 def _nnx_outputs(
-    make: Callable[[nnx.Rngs], nnx.Module], data: Dataset, more: Mapping[str, tuple[Dataset, Loss]]
+    make: Callable[[nnx.Rngs], nnx.Module], data: Dataset, others: Mapping[str, tuple[Dataset, Loss]]
 ) -> Callable[[Params], dict[str, jax.Array]]:
     """Outputs in training mode for the data; then in evaluation mode with exactly those statistics for the others."""
     graph, shapes, rest = nnx.split(make(nnx.Rngs(0)), nnx.Param, ...)
@@ -260,13 +267,17 @@ def _nnx_outputs(
         module.set_attributes(momentum=0.0, raise_if_not_found=False)
         found = {"risk": module(jnp.asarray(data.x))}
         module.eval()
-        return found | {name: module(jnp.asarray(d.x)) for name, (d, _) in more.items()}
+        return found | {name: module(jnp.asarray(d.x)) for name, (d, _) in others.items()}
 
     return outputs
 
 
-def _linen_outputs(module: nn.Module, data: Dataset) -> Callable[[Params], dict[str, jax.Array]]:
+def _linen_outputs(module: nn.Module, data: Dataset, others: Mapping[str, Any]) -> Callable[[Params], Any]:
     """Outputs in training mode; the running statistics that are updated on the way are dropped."""
+    if others:
+        raise ValueError(
+            f"Statistics of a linen module serve its training data only, not {', '.join(others)}; take an nnx module."
+        )
     start = module.init(jax.random.key(0), jnp.asarray(data.x[:1]))
     rest = {k: v for k, v in start.items() if k != "params"}
 
@@ -274,4 +285,11 @@ def _linen_outputs(module: nn.Module, data: Dataset) -> Callable[[Params], dict[
         found: Any = module.apply({"params": params, **rest}, jnp.asarray(data.x), mutable=list(rest))
         return {"risk": found[0]}
 
+    _, after = module.apply(start, jnp.asarray(data.x[:8]), mutable=list(rest))
+    moved = jax.tree.map(lambda x, y: bool(jnp.any(x != y)), rest, {k: after.get(k, v) for k, v in rest.items()})
+    if not any(jax.tree.leaves(moved)):
+        raise ValueError(
+            f"{type(module).__name__} does not compute its statistics from the examples it is given.\n"
+            "  Build it for training, with use_running_average=False."
+        )
     return outputs

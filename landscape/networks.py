@@ -141,8 +141,9 @@ def _refuse_state(kinds: set[str]) -> None:
     if kinds:
         raise ValueError(
             f"A branch may hold parameters only; this one also has {', '.join(sorted(kinds))}.\n"
-            '  Say state="frozen" to keep it fixed, evaluate modules.recomputed_risk, or take LayerNorm or GroupNorm; '
-            "build dropout with deterministic=True and no random stream."
+            '  Choose: state="frozen" (--state frozen) keeps it fixed, modules.recomputed_risk (--state recompute) '
+            "makes it anew at every point.\n"
+            "  LayerNorm and GroupNorm have none; build dropout with deterministic=True and no random stream."
         )
 
 

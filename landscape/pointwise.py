@@ -22,7 +22,7 @@ def function_values(
 
     Of several processes each computes all of it; one keeps it.
     """
-    names, values = _named(risk, plane)
+    names, values = quantities(risk, plane)
     row = jax.jit(
         lambda b, axis, triple: lax.map(
             lambda a: values(Plane(triple[0], triple[1], triple[2], plane.anchors).at((a, b))), axis
@@ -50,8 +50,12 @@ def function_values(
     return {name: stacked[..., k] for k, name in enumerate(names)}
 
 
-def _named(risk: Callable[[Any], Any], plane: Plane) -> tuple[list[str], Callable[[Any], jax.Array]]:
-    """The names of a function's quantities, and the function that stacks them, [Q]."""
+def quantities(risk: Callable[[Any], Any], plane: Plane) -> tuple[list[str], Callable[[Any], jax.Array]]:
+    """The names of a function's quantities, and the function that stacks them, [Q].
+
+    Raises:
+        ValueError: They are not scalars.
+    """
     shape = jax.eval_shape(risk, plane.origin)
     found = shape if isinstance(shape, Mapping) else {"risk": shape}
     wrong = {k: v.shape for k, v in found.items() if getattr(v, "shape", None) != ()}
@@ -71,7 +75,7 @@ def check_function(risk: Callable[[Any], Any], plane: Plane) -> dict[str, Any]:
     Raises:
         ValueError: It does not.
     """
-    _, values = _named(risk, plane)
+    _, values = quantities(risk, plane)
     once, twice = (np.asarray(jax.jit(lambda w: values(w))(plane.origin)) for _ in range(2))
     if not np.array_equal(once, twice, equal_nan=True):
         raise ValueError(

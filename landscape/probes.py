@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from landscape import curvature, evaluation, spectrum
+from landscape import curvature, evaluation, spectrum, trees
 from landscape.given import Given
 from landscape.planes import Plane
+from landscape.problem import Problem
 from landscape.runs import Run
 from landscape.surfaces import Surface
 
@@ -25,18 +28,29 @@ PRODUCTS = LANCZOS + SIGNS + PROBES * NODES
 def edges(to: Given, solutions: Sequence[Params], prefix: str, keep: Keep) -> dict[str, np.ndarray]:
     """The loss along the lines between solutions, on training and test data, by name of the edge."""
     found: dict[str, np.ndarray] = {}
-    drawn = to.problem or spectrum.FunctionOf(to.risk).alone
-    risks = {"": drawn, "test ": to.test} if to.test else {"": drawn}
+    profiles = {name: _profile(risk) for name, risk in {"": to.risk, "test ": to.test}.items() if risk}
     pairs = [(k, i) for i in range(len(solutions)) for k in range(i)]
-    for name, risk in risks.items():
+    for name, profile in profiles.items():
         for k, i in pairs:
-
-            def line(risk: Any = risk, k: int = k, i: int = i) -> dict[str, Any]:
-                return {"line": evaluation.profile(risk, solutions[k], solutions[i], points=ON_AN_EDGE)}
-
-            kept = keep(f"edge-{prefix}{name}{k + 1}-{i + 1}".replace(" ", "-"), (solutions[k], solutions[i]), line)
+            ends = solutions[k], solutions[i]
+            file = f"edge-{prefix}{name}{k + 1}-{i + 1}".replace(" ", "-")
+            kept = keep(file, ends, lambda profile=profile, ends=ends: {"line": profile(*ends)})
             found[f"{prefix}{name}{k + 1} – {i + 1}"] = kept["line"]
     return found
+
+
+def _profile(risk: Any) -> Callable[[Params, Params], Any]:
+    """The risk along a line, for every pair of ends; a function is compiled once for all of them."""
+    if isinstance(risk, Problem):
+        return lambda start, end: evaluation.profile(risk, start, end, points=ON_AN_EDGE)
+    of, _ = spectrum.objective(risk)
+
+    @jax.jit
+    def line(start: Params, end: Params) -> jax.Array:
+        step = trees.subtract(end, start)
+        return lax.map(lambda t: of(None, trees.axpy(t, step, start)), jnp.linspace(0, 1, ON_AN_EDGE))
+
+    return line
 
 
 def barrier(line: np.ndarray) -> float:

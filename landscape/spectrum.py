@@ -49,10 +49,6 @@ class FunctionOf:
     def __call__(self, data: Any, params: Params) -> jax.Array:
         """The risk."""
         del data
-        return self.alone(params)
-
-    def alone(self, params: Params) -> jax.Array:
-        """The risk, where there are no data."""
         out = self.risk(params)
         return out.get("risk", next(iter(out.values()))) if isinstance(out, dict) else out
 

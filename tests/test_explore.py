@@ -1,65 +1,23 @@
-"""`landscape explore`: other people's networks, checkpoints in every format, every plane, mistakes in one line."""
+"""`landscape explore`: other people's networks, every plane, stops at any stage, mistakes in one line."""
 
 import itertools
 import json
-import sys
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import own_module
 import pytest
 from flax import nnx
 
 import landscape as ls
-from landscape import checkpoints, given, modules, surfaces
-from landscape.__main__ import dispatch, exit_code
+from landscape import checkpoints, modules, runs, storage, surfaces
+from landscape.__main__ import STOPPED, WRONG, dispatch, exit_code
 from landscape.extent import radius, regulariser
 from landscape.probes import barrier
 
-SOURCE = """
-import jax, jax.numpy as jnp, numpy as np, landscape as ls
-from flax import nnx
-import flax.linen as nn
-
-class Small(nnx.Module):
-    def __init__(self, rngs):
-        self.hidden, self.out = nnx.Linear(4, 5, rngs=rngs), nnx.Linear(5, 3, rngs=rngs)
-    def __call__(self, x):
-        return self.out(nnx.tanh(self.hidden(x)))
-
-class Normed(nnx.Module):
-    def __init__(self, rngs):
-        self.hidden, self.norm = nnx.Linear(4, 5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs)
-        self.out = nnx.Linear(5, 3, rngs=rngs)
-    def __call__(self, x):
-        return self.out(nnx.tanh(self.norm(self.hidden(x))))
-
-class Linen(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(3)(nn.tanh(nn.Dense(5)(x)))
-
-def factory(rngs): return Small(rngs)
-linen = Linen()
-def many(): return ls.MultiBranch(ls.from_flax(Small), 4)
-def pure(params, x): return jnp.tanh(x @ params["a"]) @ params["b"]
-def risk(params): return {"risk": (params["a"] ** 2).sum() + params["b"].sum() ** 2, "size": jnp.abs(params["b"]).sum()}
-def vector(params): return params["a"].sum(0)
-def data():
-    rng = np.random.default_rng(0)
-    return rng.normal(size=(60, 4)).astype("f4"), rng.integers(0, 3, 60)
-def loss(f, y): return ls.losses.logistic(f, y)
-def two(f, y): return ls.losses.logistic(f, y).mean()
-counter = np.zeros(1)
-def wandering(params):
-    def draw():
-        counter[0] += 1
-        return np.float32(counter[0])
-    return (params["a"] ** 2).sum() + jax.pure_callback(draw, jax.ShapeDtypeStruct((), "float32"))
-"""
+MANY = ("--network", "own_module:many", "--data", "own_module:data", "--loss", "own_module:loss")
 
 
 @pytest.fixture
@@ -70,139 +28,153 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the user's module in it."""
+    """A folder to run in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("own_module", None)
-    (tmp_path / "own_module.py").write_text(SOURCE)
     return tmp_path
 
 
 def explore(*arguments: str) -> int:
     """Run the command on a small grid."""
-    return exit_code(lambda: dispatch(["explore", "--quiet", "--points", "5", *arguments]))
+    return exit_code(lambda: dispatch(["explore", "--points", "5", *arguments]))
 
 
-def keep(network: object, names: str, folder: Path, count: int = 3) -> list[str]:
+def keep(network: ls.Network | ls.MultiBranch, name: str = "w", count: int = 3) -> list[str]:
     """Checkpoints of random parameters."""
-    out = []
-    for k in range(count):
-        out.append(str(folder / f"{names}{k}.npz"))
-        checkpoints.save(out[-1], network.init(jax.random.key(k)))
-    return out
+    files = [f"{name}{k}.npz" for k in range(count)]
+    for k, file in enumerate(files):
+        checkpoints.save(file, network.init(jax.random.key(k)))
+    return files
 
 
-@pytest.mark.parametrize("name", ["factory", "Small", "linen", "many"])
+@pytest.mark.parametrize("name", ["factory", "linen", "many", "tree"])
 @pytest.mark.usefixtures("undrawn")
-def test_every_kind_of_network_equals_its_own_forward_pass(name: str, folder: Path) -> None:
-    target = given.named(f"own_module:{name}", "--network")
-    x, y = given.named("own_module:data", "--data")()
-    network = modules.given(target, x[:1]).network
-    files = keep(network, "w", folder)
-    common = ("--network", f"own_module:{name}", "--data", "own_module:data", "--loss", "own_module:loss")
-    assert explore(*common, "--solutions", *files, "--weight-decay", "0.1", "--out", "out") == 0
+def test_every_kind_of_network_equals_its_own_forward_pass(name: str) -> None:
+    x, y = own_module.data()
+    network = modules.given(getattr(own_module, name), x[:1]).network
+    words = ("--network", f"own_module:{name}", *MANY[2:], "--solutions", *keep(network), "--weight-decay", "0.1")
+    assert explore(*words, "--out", "out", "--quiet") == 0
     surface = ls.Surface.load("out/surface.nc")
     assert {"accuracy", "regulariser", "risk and regulariser"} <= set(surface.layers)
     for k in range(3):
+        outputs = ls.MultiBranch(network, 1) if name == "tree" else network
         w = network.init(jax.random.key(k))
-        direct = ls.losses.logistic(network.apply(w, jnp.asarray(x)), jnp.asarray(y)).mean()
+        w = jax.tree.map(lambda t: t[None], w) if name == "tree" else w
+        direct = ls.losses.logistic(outputs.apply(w, jnp.asarray(x)), jnp.asarray(y)).mean()
         assert surface.anchor_risk[k] == pytest.approx(float(direct), rel=1e-5)
     measures = json.loads(Path("out/measures.json").read_text())
     assert set(measures["barriers"]) == {"1 – 2", "1 – 3", "2 – 3"}
-    assert explore(*common, "--solutions", *files, "--weight-decay", "0.1", "--out", "out") == 0
+    assert explore(*words, "--out", "out", "--quiet") == 0
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_pure_functions(folder: Path) -> None:
+def test_pure_functions(capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng()
-    files = []
-    for k in range(3):
-        files.append(str(folder / f"p{k}.npz"))
-        np.savez(files[-1], a=rng.normal(size=(4, 5)).astype("f4"), b=rng.normal(size=(5, 3)).astype("f4"))
-    common = ("--network", "own_module:pure", "--data", "own_module:data", "--loss", "logistic")
-    assert explore(*common, "--solutions", *files, "--out", "one", "--plane", "oblique") == 0
-    assert explore("--network", "own_module:risk", "--solutions", *files, "--out", "two") == 0
-    surface = ls.Surface.load("two/surface.nc")
-    w = checkpoints.load(files[1])[0]
-    assert surface.anchor_risk[1] == pytest.approx(float((w["a"] ** 2).sum() + w["b"].sum() ** 2), rel=1e-5)
-    assert "size" in surface.layers
+    files = [f"p{k}.npz" for k in range(3)]
+    for file in files:
+        np.savez(file, a=rng.normal(size=(4, 5)).astype("f4"), b=rng.normal(size=(5, 3)).astype("f4"))
+    pure = ("--network", "own_module:pure", "--data", "own_module:data", "--loss", "logistic")
+    assert explore(*pure, "--solutions", *files, "--out", "one", "--plane", "oblique", "--quiet") == 0
     assert "logistic" in ls.Surface.load("one/surface.nc").metadata["loss"]
+    capsys.readouterr()
+    assert explore("--network", "own_module:risk", "--solutions", *files, "--out", "two") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("explore: 35 parameters")
+    assert lines[1].startswith("plan:")  # before anything else
+    assert "25 points x " in lines[1]
+    assert "about " in lines[1]
+    surface = ls.Surface.load("two/surface.nc")
+    w = [checkpoints.load(file)[0] for file in files]
+    risks = [float(own_module.risk(p)["risk"]) for p in w]
+    np.testing.assert_allclose(surface.anchor_risk, risks, rtol=1e-5)
+    assert "a size" in surface.layers
+    with np.load("two/explore.npz") as arrays:  # the edges are those of the risk, whatever comes first
+        np.testing.assert_allclose(arrays["edge 1 – 2"][[0, -1]], risks[:2], rtol=1e-5)
 
 
-@pytest.mark.parametrize("plane", ["random", "pca", "gradient"])
+@pytest.mark.parametrize("plane", ["random", "gradient", "hessian"])
 @pytest.mark.usefixtures("undrawn")
-def test_other_planes_of_trained_solutions(plane: str) -> None:
-    words = ("--network", "own_module:many", "--data", "own_module:data", "--loss", "logistic", "--batch-size", "20")
-    assert explore(*words, "--plane", plane, "--steps", "40", "--out", "out", *(["--spectrum"] * (plane == "pca"))) == 0
+def test_planes_through_one_solution(plane: str) -> None:
+    words = (*MANY, "--solutions", *keep(own_module.many(), count=1), "--plane", plane, "--quiet")
+    assert explore(*words, "--out", "out", *(["--spectrum"] if plane == "hessian" else [])) == 0
     surface = ls.Surface.load("out/surface.nc")
     assert np.isfinite(surface.risk).all()
+    assert "10 times" in surface.metadata["extent"]
+    edge = [surface.risk[2, 0], surface.risk[2, -1], surface.risk[0, 2], surface.risk[-1, 2]]
+    assert np.mean(edge) == pytest.approx(10 * surface.anchor_risk[0], rel=0.1)
+    if plane == "hessian":
+        (record,) = json.loads(Path("out/measures.json").read_text())["hessian"]
+        assert record["largest"][0] >= record["largest"][1] >= record["smallest"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_training_with_trajectories_and_the_plan_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--batch-size", "20", "--steps", "40", "--record", "10", "--plane", "pca", "--learning-rate", "0.2")
+    assert explore(*MANY, *words, "--out", "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["explore:", "plan:", "train"]
+    assert "GFLOP · about" in lines[1]
     with np.load("out/explore.npz") as arrays:
+        assert sorted(name for name in arrays.files if name.startswith("path")) == [f"path seed {k}" for k in (1, 2, 3)]
         path = arrays["path seed 1"]
-        assert path.shape[1] == 3
-        assert path[-1, 2] == pytest.approx(0, abs=1e-3)
-    if plane != "pca":
-        assert "10 times" in surface.metadata["extent"]
+    assert path.shape == (5, 3)
+    assert path[-1] == pytest.approx([0, 0, 0], abs=1e-3)  # the plane is the one through its last point
+    found = ls.Solutions.load("out/solutions.npz", "explore", own_module.many().init(jax.random.key(0)))
+    assert len(found) == 3
+    surface = ls.Surface.load("out/surface.nc")
+    assert surface.anchor_risk[-1] == pytest.approx(found.risk[0], rel=1e-4)
 
 
-def test_aligned_branches_before_and_after(folder: Path) -> None:
-    network = given.named("own_module:many", "--network")()
-    w = network.init(jax.random.key(0))
-    files = []
-    for k in range(3):
+@pytest.mark.usefixtures("undrawn")
+def test_stopped_at_any_stage_and_continued_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*MANY, "--batch-size", "20", "--steps", "40", "--align", "--curvature", "--spectrum", "--quiet")
+    words = (*words, "--test-data", "own_module:data")
+    assert explore(*words, "--out", "whole") == 0
+    codes, calls = [], []
+
+    def check_stop(run: runs.Run) -> None:
+        calls.append(run)
+        if len(calls) > 9 * (len(codes) + 1):  # each time a little further
+            raise storage.Stopped
+
+    monkeypatch.setattr(runs.Run, "check_stop", check_stop)
+    monkeypatch.setattr("landscape.training.SECONDS_A_SAVE", 0.0)
+    while not codes or codes[-1] == STOPPED:
+        calls.clear()
+        codes.append(explore(*words, "--out", "parts"))
+        stages = sorted(Path("parts").glob("stage-*plane*.npz"))
+        if len(codes) == 3:  # a damaged stage is noticed and computed again
+            stages[0].write_bytes(stages[0].read_bytes()[:-100])
+    assert len(codes) > 3
+    assert codes[-1] == 0
+    one, two = (surfaces.load_stack(f"{name}/surface.nc") for name in ("whole", "parts"))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a.risk, b.risk)
+        assert set(a.layers) == set(b.layers) >= {"slope_a", "curvature_max", "test risk", "accuracy"}
+        for name in a.layers:
+            np.testing.assert_array_equal(a.layers[name], b.layers[name])
+    with np.load("whole/explore.npz") as a, np.load("parts/explore.npz") as b:
+        assert set(a.files) == set(b.files)
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name])
+    measures = [json.loads(Path(name, "measures.json").read_text()) for name in ("whole", "parts")]
+    assert measures[0] == measures[1]
+    assert not [*Path("parts").glob("stage-*"), *Path("parts").glob("block-*"), *Path("parts").glob("training*")]
+
+
+def test_aligned_branches_before_and_after() -> None:
+    w = own_module.many().init(jax.random.key(0))
+    files = [f"m{k}.npz" for k in range(3)]
+    for k, file in enumerate(files):
         order = np.random.default_rng(k).permutation(4)
         moved = jax.tree.map(lambda x, o=order, k=k: x[o] + 0.01 * jax.random.normal(jax.random.key(k), x.shape), w)
-        files.append(str(folder / f"m{k}.npz"))
-        checkpoints.save(files[-1], moved)
-    words = (
-        "--network",
-        "own_module:many",
-        "--data",
-        "own_module:data",
-        "--loss",
-        "logistic",
-        "--align",
-        "--curvature",
-    )
-    assert explore(*words, "--solutions", *files, "--out", "out") == 0
+        checkpoints.save(file, moved)
+    assert explore(*MANY, "--align", "--solutions", *files, "--out", "out", "--quiet") == 0
     before, after = surfaces.load_stack("out/surface.nc")
     assert np.abs(after.anchors).max() < 0.2 * np.abs(before.anchors).max()
-    assert "slope_a" in after.layers
     barriers = json.loads(Path("out/measures.json").read_text())["barriers"]
-    for file in ("figure.png", "edges.png", "report.html", "alignment.png", "curvature.png"):
-        assert Path("out", file).stat().st_size > 10_000
     assert barriers["aligned 1 – 2"] <= barriers["1 – 2"] + 1e-6
-
-
-def test_checkpoints_in_every_format(folder: Path) -> None:
-    network = ls.from_flax(given.named("own_module:factory", "--network"))
-    w = network.init(jax.random.key(1))
-    like = jax.eval_shape(network.init, jax.random.key(0))
-    checkpoints.save("a.npz", w)
-    np.savez("b.npz", **{f"params{jax.tree_util.keystr(k)}": v for k, v in jax.tree_util.tree_leaves_with_path(w)})
-    flat = {".".join(str(p.key) for p in k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(w)}
-    names = ["a.npz", "b.npz"]
-    if pytest.importorskip("safetensors"):
-        from safetensors.numpy import save_file
-
-        save_file(flat, "c.safetensors")
-        names.append("c.safetensors")
-    for name in names:
-        (found,) = checkpoints.load(name, like)
-        jax.tree.map(np.testing.assert_array_equal, found, w)
-    np.savez("many.npz", **{k: np.stack([v, 2 * v]) for k, v in flat.items()})
-    assert len(checkpoints.load("many.npz", like)) == 2
-
-
-def test_orbax_folders(folder: Path) -> None:
-    orbax = pytest.importorskip("orbax.checkpoint")
-    network = ls.from_flax(given.named("own_module:factory", "--network"))
-    w = network.init(jax.random.key(1))
-    orbax.PyTreeCheckpointer().save(folder / "kept", w)
-    (found,) = checkpoints.load("kept", jax.eval_shape(network.init, jax.random.key(0)))
-    jax.tree.map(np.testing.assert_array_equal, found, w)
-    Path("empty").mkdir()
-    with pytest.raises(ValueError, match="orbax"):
-        checkpoints.load("empty")
+    for file in ("figure.png", "edges.png", "report.html", "alignment.png"):
+        assert Path("out", file).stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -212,88 +184,81 @@ def test_orbax_folders(folder: Path) -> None:
         (["--network", "own_module:nothing", "--data", "own_module:data"], "has no nothing"),
         (["--network", "own_module"], "MODULE:NAME"),
         (["--network", "own_module:factory"], "--data is needed"),
-        (["--network", "own_module:Normed", "--data", "own_module:data"], "BatchStat"),
-        (
-            ["--network", "own_module:many", "--data", "own_module:data", "--loss", "own_module:two"],
-            "one value an example",
-        ),
-        (["--network", "own_module:many", "--data", "own_module:data", "--loss", "hings"], "--loss wants"),
+        (["--network", "own_module:linen"], "give --data"),
+        (["--network", "own_module:Normed", *MANY[2:]], "--state recompute"),
+        (["--network", "own_module:Normed", *MANY[2:], "--branches", "3"], "--state recompute"),
+        (["--network", "own_module:Normed", *MANY[2:], "--state", "recompute"], "wants --solutions"),
+        (["--network", "own_module:Small", *MANY[2:], "--state", "recompute"], "no statistics"),
+        (["--network", "own_module:tree", *MANY[2:], "--state", "recompute"], "no statistics"),
+        (["--network", "own_module:risk", "--state", "frozen", "--solutions", "w.npz"], "what becomes of its state"),
+        ([*MANY, "--branches", "3"], "leave --branches out"),
+        ([*MANY[:4], "--loss", "own_module:mean"], "one value an example"),
+        ([*MANY[:4], "--loss", "own_module:drawn_when_traced", "--steps", "1000000000"], "deterministic"),
+        ([*MANY[:4], "--loss", "own_module:drawn_when_run", "--steps", "1000000000"], "deterministic"),
+        ([*MANY[:4], "--loss", "hings"], "--loss wants"),
+        (["--network", "own_module:Small", *MANY[2:], "--align", "--steps", "1000000000"], "multi-branch network"),
+        (["--network", "own_module:risk"], "--solutions"),
         (["--network", "own_module:risk", "--solutions", "missing.npz"], "missing.npz does not exist"),
         (["--network", "own_module:risk", "--solutions", "w.npz", "w.npz", "w.npz"], "same parameters"),
         (["--network", "own_module:risk", "--solutions", "w.npz", "v.npz", "u.npz"], "same parameters; number 1"),
         (["--network", "own_module:risk", "--solutions", "w.npz", "t.npz", "u.npz"], "number 1 has"),
         (["--network", "own_module:risk", "--solutions", "w.npz"], "wants three solutions"),
+        (["--network", "own_module:risk", "--solutions", "w.npz", "u.npz", "--plane", "pca"], "at least 3 points"),
         (["--network", "own_module:vector", "--solutions", "w.npz", "--plane", "random"], "must return a scalar"),
         (["--network", "own_module:wandering", "--solutions", "w.npz", "--plane", "random"], "deterministic"),
-        (
-            ["--network", "own_module:many", "--data", "own_module:data", "--loss", "logistic", "--solutions", "w.npz"],
-            "does not hold",
-        ),
+        ([*MANY, "--solutions", "w.npz"], "does not hold"),
     ],
 )
 @pytest.mark.usefixtures("undrawn")
 def test_mistakes_end_with_a_sentence(
-    arguments: list[str], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = np.ones((4, 5), "f4"), np.ones((5, 3), "f4")
     np.savez("w.npz", a=a, b=b)
     np.savez("v.npz", a=a[:2], b=b)
     np.savez("u.npz", a=a, b=2 * b)
     np.savez("t.npz", a=a, c=b)
-    assert explore(*arguments, "--out", "out") == 2
+    for work in ("train", "evaluation.evaluate"):  # nothing long may have started
+        monkeypatch.setattr(f"landscape.exploration.{work}", lambda *_, **__: pytest.fail("long work has begun"))
+    assert explore(*arguments, "--out", "out") == WRONG
     message = capsys.readouterr().err
     assert words in message
     assert len(message.splitlines()) <= 3
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_batch_statistics_are_an_explicit_choice(folder: Path) -> None:
-    x, y = given.named("own_module:data", "--data")()
-    data, loss = ls.Dataset(x, y), ls.losses.logistic
-    normed = given.named("own_module:Normed", "--network")
-    frozen = ls.from_flax(normed, state="frozen")
-    w = frozen.init(jax.random.key(0))
-    w = jax.tree.map(lambda t: t + 0.1 * jax.random.normal(jax.random.key(5), t.shape), w)
-    hidden = x @ w["hidden"]["kernel"] + w["hidden"]["bias"][None]
-
-    def direct(mean: object, variance: object) -> float:
-        h = (hidden - mean) / np.sqrt(variance + 1e-5) * w["norm"]["scale"][None] + w["norm"]["bias"][None]
-        return float(loss(jnp.tanh(h) @ w["out"]["kernel"] + w["out"]["bias"][None], jnp.asarray(y)).mean())
-
-    kept = ls.Problem(data, ls.MultiBranch(frozen, 1), loss).risk(jax.tree.map(lambda t: t[None], w))
-    assert float(kept) == pytest.approx(direct(0, 1), rel=1e-5)
-    risk = modules.recomputed_risk(normed, data, loss, quantities={"same": (data, loss)})
-    found = jax.jit(risk)(w)
-    wanted = direct(hidden.mean(0)[None], hidden.var(0)[None])
-    assert float(found["risk"]) == pytest.approx(wanted, rel=1e-4)
-    assert float(found["same"]) == pytest.approx(wanted, rel=1e-4)
-    files = keep(frozen, "n", folder)
-    words = ("--network", "own_module:Normed", "--data", "own_module:data", "--loss", "logistic", "--solutions", *files)
-    risks = []
-    for state in ("frozen", "recompute"):
-        assert explore(*words, "--state", state, "--out", state) == 0
-        risks.append(ls.Surface.load(f"{state}/surface.nc"))
-        assert risks[-1].metadata["state"] == state
-    assert not np.allclose(risks[0].risk, risks[1].risk)
-
-
-def test_linen_statistics() -> None:
-    class Net(nn.Module):
-        running: bool
-
-        @nn.compact
-        def __call__(self, x: jax.Array) -> jax.Array:
-            return nn.Dense(3)(nn.BatchNorm(use_running_average=self.running)(x))
-
-    x, y = given.named("own_module:data", "--data")()
-    data = ls.Dataset(3 * x + 1, y)
-    network = ls.from_linen(Net(True), jnp.asarray(x[:1]), state="frozen")
-    w = network.init(jax.random.key(0))
-    same = ls.Dataset(x, y)
-    found = [modules.recomputed_risk(Net(False), d, ls.losses.logistic)(w)["risk"] for d in (data, same)]
-    assert float(found[0]) == pytest.approx(float(found[1]), rel=1e-3)
-    with pytest.raises(ValueError, match="batch_stats"):
-        ls.from_linen(Net(True), jnp.asarray(x[:1]))
+def test_statistics_are_an_explicit_choice() -> None:
+    words = ("--network", "own_module:Normed", *MANY[2:], "--quiet")
+    frozen = ls.from_flax(own_module.Normed, state="frozen")
+    held = {"norm": {"mean": jnp.full(5, 0.7), "var": jnp.full(5, 3.0)}}
+    files, three = keep(frozen), keep(ls.MultiBranch(frozen, 3), "b")
+    for k in range(3):  # a whole checkpoint, statistics included
+        w = frozen.init(jax.random.key(k))
+        checkpoints.save(f"s{k}.npz", {**w, "norm": {**w["norm"], **held["norm"]}})
+    runs = {
+        "module": (*files, "--state", "frozen"),
+        "checkpoint": (*(f"s{k}.npz" for k in range(3)), "--state", "frozen"),
+        "recompute": (*files, "--state", "recompute"),
+        "branches": (*three, "--state", "recompute", "--branches", "3"),
+    }
+    x, y = own_module.data()
+    restored = modules.with_statistics(own_module.Normed, x[:1], held)
+    recomputed = {n: modules.recomputed_risk(own_module.Normed, ls.Dataset(x, y), own_module.loss, num_branches=n)
+                  for n in (None, 3)}  # fmt: skip
+    direct = {
+        "module": lambda w: own_module.mean(frozen.apply(w, x), y),
+        "checkpoint": lambda w: own_module.mean(restored.apply(w, x), y),
+        "recompute": lambda w: recomputed[None](w)["risk"],
+        "branches": lambda w: recomputed[3](w)["risk"],
+    }
+    for name, arguments in runs.items():
+        assert explore(*words, "--solutions", *arguments, "--out", name) == 0
+        surface = ls.Surface.load(f"{name}/surface.nc")
+        assert surface.metadata["state"] == arguments[4]
+        network = ls.MultiBranch(frozen, 3) if name == "branches" else frozen
+        wanted = [float(jax.jit(direct[name])(network.init(jax.random.key(k)))) for k in range(3)]
+        np.testing.assert_allclose(surface.anchor_risk, wanted, rtol=1e-4)
+        assert "accuracy" in surface.layers
 
 
 def test_extent_regulariser_and_barrier() -> None:
@@ -302,6 +267,8 @@ def test_extent_regulariser_and_barrier() -> None:
     )
     found = radius(lambda p: ((p["w"] - jnp.array([1.0, 0])) ** 2).sum() + 1, plane, 10.0)
     assert found == (pytest.approx(np.sqrt(9 / 3), rel=0.02), "centre")
+    assert radius(lambda p: ((p["w"] - jnp.array([1.0, 0])) ** 2).sum(), plane, 10.0)[1] == "least"
+    assert radius(lambda p: 0 * p["w"].sum(), plane, 10.0) == (1.0, "")
     grid = ls.Grid(np.linspace(-1, 1, 3), np.linspace(0, 1, 2))
     wanted = [[float((plane.at((a, b))["w"] ** 2).sum()) / 4 for b in grid.b] for a in grid.a]
     np.testing.assert_allclose(regulariser(plane, grid, 0.5), wanted, rtol=1e-5)
@@ -309,12 +276,12 @@ def test_extent_regulariser_and_barrier() -> None:
 
 
 class Cnn(nnx.Module):
-    """A small convolutional branch; with `deep`, two blocks in the manner of VGG."""
+    """A small convolutional branch; with `deep`, blocks in the manner of VGG."""
 
     def __init__(self, rngs: nnx.Rngs, deep: bool = False) -> None:
-        sizes = [3, 4, 4, 6] if deep else [3, 4]
+        sizes = [3, 4, 6] if deep else [3, 4]
         self.convs = nnx.List([nnx.Conv(n, m, (3, 3), rngs=rngs) for n, m in itertools.pairwise(sizes)])
-        self.out = nnx.Linear(sizes[-1], 3, rngs=rngs)
+        self.out = nnx.Linear(sizes[-1], 10, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for k, conv in enumerate(self.convs):
@@ -324,24 +291,27 @@ class Cnn(nnx.Module):
 
 
 @pytest.mark.parametrize("kind", ["cnn", "recurrent", "vgg"])
-def test_a_walk_through_with_own_networks(kind: str) -> None:
-    rng = np.random.default_rng()
-    shape = (8, 8, 3)
-    x = rng.normal(size=(24, *shape)).astype("f4")
-    x = x.reshape(24, 8, 24) if kind == "recurrent" else x
-    data = ls.Dataset(x, rng.integers(0, 3, 24))
-    branch = {
-        "cnn": lambda: (ls.from_flax(lambda rngs: Cnn(rngs)), 1),
+def test_images_of_cifar10_through_own_networks(kind: str, request: pytest.FixtureRequest) -> None:
+    try:
+        data = ls.datasets.cifar10(request.getfixturevalue("data_root"), limit=16)
+    except pytest.skip.Exception:
+        rng = np.random.default_rng()
+        data = ls.Dataset(rng.normal(size=(16, 32, 32, 3)).astype("f4"), rng.integers(0, 10, 16), name="random images")
+    x = data.x.reshape(16, 32, 96 if kind == "recurrent" else 32, -1).squeeze()
+    data = ls.Dataset(x, data.y)
+    branch, count = {
+        "cnn": lambda: (ls.from_flax(Cnn), 1),
         "vgg": lambda: (ls.from_flax(lambda rngs: Cnn(rngs, deep=True)), 2),
-        "recurrent": lambda: (ls.networks.recurrent_branch(24, 4, 3), 3),
+        "recurrent": lambda: (ls.networks.recurrent_branch(96, 4, 10), 3),
     }[kind]()
-    problem = ls.Problem(data, ls.MultiBranch(*branch), ls.losses.logistic)
-    keys = jax.random.split(jax.random.key(int(rng.integers(1000))), 3)
-    found = ls.train(problem, keys, optax.sgd(0.05), steps=10, batch_size=8, progress=False)
-    plane = ls.planes.through_solutions(*found)
-    surface = ls.evaluate(problem, plane, ls.grid_around(plane, 4), progress=False)
-    points = [(i, j) for i in (0, 3) for j in (1, 2)]
-    for i, j in points:
-        direct = problem.risk(plane.at((surface.grid.a[i], surface.grid.b[j])))
+    network = ls.MultiBranch(branch, count)
+    problem = ls.Problem(data, network, ls.losses.logistic)
+    forward = jax.jit(jax.vmap(branch.apply, (None, 0)) if kind == "recurrent" else branch.apply)
+    plane = ls.planes.through_solutions(*(network.init(k) for k in jax.random.split(jax.random.key(0), 3)))
+    surface = ls.evaluate(problem, plane, ls.grid_around(plane, (3, 4)), progress=False)
+    for i, j in ((0, 1), (2, 3)):
+        w = plane.at((surface.grid.a[i], surface.grid.b[j]))
+        outputs = sum(forward(jax.tree.map(lambda t, n=n: t[n], w), x) for n in range(count)) / count
+        direct = ls.losses.logistic(outputs, jnp.asarray(data.y)).mean()
         assert surface.risk[i, j] == pytest.approx(float(direct), rel=1e-4)
     assert surface.metadata["checks"]["deterministic"]
