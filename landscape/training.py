@@ -62,7 +62,8 @@ def train(
         steps: Most steps taken.
         batch_size: Examples a step.
         record: Steps between two entries of the history; 1/20 of all by default.
-        tolerance: Stop once no seed's risk has fallen by more than this over `patience` entries; never when None.
+        tolerance: Stop once no seed's lowest risk has fallen by more than this over the last `patience` entries of the
+            history; never when None.
         patience: See `tolerance`.
         trajectory: Keep the parameters at every entry of the history.
         start: Initial parameters [S, I, ...] instead of random ones.
@@ -187,10 +188,13 @@ def _checked(start: Params | None, count: int) -> Params | None:
 
 
 def _settled(history: list[np.ndarray], tolerance: float | None, patience: int) -> np.ndarray:
-    """Which seeds' risks have fallen by no more than the tolerance over the last entries."""
+    """Which seeds' lowest risks have fallen by no more than the tolerance over the last entries.
+
+    Of two single entries the later one may be lower by chance as long as a constant step keeps the risk noisy.
+    """
     if tolerance is None or len(history) <= patience:
         return np.zeros(history[-1].shape, bool)
-    return history[-1 - patience] - np.min(history[-patience:], axis=0) <= tolerance
+    return np.min(history[:-patience], axis=0) - np.min(history[-patience:], axis=0) <= tolerance
 
 
 class _Saved:

@@ -270,6 +270,17 @@ def test_training_stops_once_no_seed_improves() -> None:
     assert not falling.converged.any()
 
 
+def test_a_noisy_plateau_is_no_improvement() -> None:
+    """Entries that are high by chance do not make later ones an improvement; a new lowest one is."""
+    noise = np.random.default_rng().uniform(0, 0.5, 6)
+    plateau, falling = np.array([1.0, *noise, 0.2, 0.2 + noise.max(), *(0.2 + noise[:3])]), np.linspace(1, 0.5, 12)
+    history = list(np.stack([plateau, falling], 1))
+    history[0][0] = 0.2
+    assert training._settled(history, 0.01, 4).tolist() == [True, False]
+    assert training._settled([*history, np.array([0.0, 0.4])], 0.01, 4).tolist() == [False, False]
+    assert not training._settled(history[:4], 10.0, 4).any()
+
+
 def test_solutions_on_disk(tmp_path) -> None:
     rng = np.random.default_rng()
     found = ls.train(small(rng), keys(2, rng), optax.sgd(0.1), steps=3, batch_size=8, progress=False)
