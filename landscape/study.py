@@ -8,7 +8,7 @@ after the branches of the second and third solution are aligned to the first.
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,11 @@ class Protocol:
         steps: Most steps of SGD.
         batch_size: Examples a step.
         learning_rate: Step of the sum network; constant.
-        tolerance: Training stops when no risk falls by more than this over 5 of 20 records; None to take all steps.
+        tolerance: Training stops when no solution's lowest risk has fallen by more than this over 5 records of the
+            history; None to take all steps.
         points: Grid points along each axis.
         margin: Share of the triangle's extent added on every side.
+        record: Steps between two records; 1/20 of all when None.
     """
 
     triples: int
@@ -74,6 +76,7 @@ class Protocol:
     tolerance: float | None
     points: int
     margin: float = 0.3
+    record: int | None = None
 
 
 def run(cases: Sequence[Case], protocol: Protocol, run: Run, *, drawn: str) -> None:
@@ -92,7 +95,7 @@ def run(cases: Sequence[Case], protocol: Protocol, run: Run, *, drawn: str) -> N
     records: list[dict[str, Any]] = []
     for case in cases:
         found = _case(case, protocol, run)
-        records += [trends.record(m) | {"view": view_of(m.surface.metadata)} for m in found]
+        records += [_record(m) for m in found]
     stacks = [s for case in cases for s in surfaces.load_stack(_file(run, case))]
     _report_checks(stacks, run)
     _report_training(stacks, protocol, run)
@@ -101,6 +104,16 @@ def run(cases: Sequence[Case], protocol: Protocol, run: Run, *, drawn: str) -> N
     run.say("", _table(records, drawn, protocol.triples))
     for case in cases:
         _file(run, case).unlink()
+
+
+def _record(measured: trends.Measured) -> dict[str, Any]:
+    """A measured triple with its view, and how its solutions ended."""
+    ended = {"steps": measured.surface.metadata["training"]["steps"], "solution_risk": _worst(measured.surface)}
+    return trends.record(measured) | {"view": view_of(measured.surface.metadata)} | ended
+
+
+def _worst(surface: surfaces.Surface) -> float:
+    return float(np.max(np.asarray(surface.anchor_risk)))
 
 
 def _file(run: Run, case: Case) -> Path:
@@ -128,7 +141,8 @@ def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
         f"{protocol.points} x {protocol.points} points",
     )
     memory = max(plan.nbytes for plan in plans) / costs.GIB
-    run.plan(f"{memory:.2f} GiB", forecast.operations(training + drawing), f"about {forecast.duration(seconds)}")
+    bound = "about" if protocol.tolerance is None else "at most about"
+    run.plan(f"{memory:.2f} GiB", forecast.operations(training + drawing), f"{bound} {forecast.duration(seconds)}")
 
 
 def _size(case: Case) -> int:
@@ -160,7 +174,8 @@ def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
 
         found = [m for view in VIEWS for m in _view(view, case, solutions, protocol, evaluate)]
         bar.note(f"{total:,} points, {total / max(bar.seconds, 1e-9):,.0f} points/s")
-    surfaces.save_stack(file, [_annotated(m, solutions) for m in found])
+    found = [_annotated(m, solutions) for m in found]
+    surfaces.save_stack(file, [m.surface for m in found])
     for block in run.path.glob("block-*.npz"):
         block.unlink()
     run.check_stop()
@@ -196,6 +211,7 @@ def _solutions(case: Case, protocol: Protocol, run: Run) -> Solutions:
             optax.sgd(case.learning_rate or protocol.learning_rate),
             steps=protocol.steps,
             batch_size=protocol.batch_size,
+            record=protocol.record,
             tolerance=protocol.tolerance,
             directory=run.path,
             progress=bar,
@@ -208,20 +224,14 @@ def _solutions(case: Case, protocol: Protocol, run: Run) -> Solutions:
     return solutions
 
 
-def _annotated(measured: trends.Measured, solutions: Solutions) -> surfaces.Surface:
-    """A surface that carries its exact barriers along, and how the training of its three solutions ended."""
+def _annotated(measured: trends.Measured, solutions: Solutions) -> trends.Measured:
+    """A triple whose surface carries its exact barriers along, and how the training of its three solutions ended."""
     surface = measured.surface
     first = 3 * surface.metadata["triple"]
     ended = {"steps": int(solutions.steps[-1]), "converged": bool(solutions.converged[first : first + 3].all())}
     barriers = {"train": measured.report.barriers.tolist(), "test": measured.test_barriers.tolist()}
-    return surfaces.Surface(
-        surface.grid,
-        surface.risk,
-        surface.anchors,
-        surface.anchor_risk,
-        surface.layers,
-        {**surface.metadata, "barriers": barriers, "training": ended},
-    )
+    known = {**surface.metadata, "barriers": barriers, "training": ended}
+    return measured._replace(surface=replace(surface, metadata=known))
 
 
 def _remembered(surface: surfaces.Surface) -> trends.Measured:
@@ -260,7 +270,8 @@ def _report_training(stacks: Sequence[surfaces.Surface], protocol: Protocol, run
     ended = [s.metadata["training"] for s in stacks if view_of(s.metadata) == "orthonormal"]
     met = sum(e["converged"] for e in ended)
     run.say(
-        "note", f"{met} of {len(ended)} triples converged: no risk fell by more than {protocol.tolerance:g} at the end"
+        "note",
+        f"{met} of {len(ended)} triples converged: no lowest risk fell by more than {protocol.tolerance:g} at the end",
     )
 
 
@@ -279,14 +290,16 @@ def _trends(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _table(records: Sequence[dict[str, Any]], drawn: str, triples: int) -> str:
-    """The printed table: envelope and barrier in loss units, minima; the barrier after alignment beside them."""
+    """The printed table: envelope and barrier in loss units, minima; barrier after alignment, the solutions' risk."""
     spread = f"mean of {triples} triples ± standard error" if triples > 1 else "1 triple: use --triples 5 for a spread"
-    lines = [f"{'I':>8}{'envelope':>15}{'barrier':>15}{'minima':>12}{'aligned barrier':>18}   (loss units; {spread})"]
+    heads = f"{'I':>8}{'envelope':>15}{'barrier':>15}{'minima':>12}{'aligned barrier':>18}{'risk':>10}"
+    lines = [f"{heads}   (loss units; {spread})"]
     for n in sorted({r["branches"] for r in records}):
         of = [r for r in records if r["branches"] == n]
         cells = [_cell([r[key] for r in of if r["view"] == drawn]) for key in PRINTED]
         cells.append(_cell([r["barrier"] for r in of if r["view"] == "aligned"]))
-        lines.append(f"{n:>8,}{cells[0]:>15}{cells[1]:>15}{cells[2]:>12}{cells[3]:>18}")
+        worst = max(r["solution_risk"] for r in of)
+        lines.append(f"{n:>8,}{cells[0]:>15}{cells[1]:>15}{cells[2]:>12}{cells[3]:>18}{worst:>10.2g}")
     return "\n".join(lines)
 
 

@@ -25,6 +25,8 @@ from landscape.surfaces import load_stack
         (["figure1", "--colour", "red"], "colour"),
         (["figure4", "--hidden", "0"], "hidden"),
         (["figure4", "--limit", "0"], "limit"),
+        (["figure4", "--tolerance", "-1"], "tolerance"),
+        (["figure4", "--branches", "3", "3"], "different"),
         (["figure4", "--data-root", "nowhere"], "nowhere"),
     ],
 )
@@ -33,6 +35,15 @@ def test_wrong_use_ends_with_2_before_any_work(arguments, words, tmp_path, monke
     assert exit_code(lambda: dispatch([*arguments, "--quiet"])) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_sizes_of_figure4_follow_from_its_layers_and_steps_from_its_images():
+    shallow, deep = figure4.Config(dataset="cifar10"), figure4.Config(dataset="cifar10", hidden=(8, 8, 8))
+    assert (shallow.sizes, shallow.examples) == ((1, 3, 10, 30, 100), 2_000)
+    assert (deep.sizes, deep.examples) == ((1, 10, 100, 1000), 500)
+    assert shallow.step(1) == shallow.step(100) == deep.step(1) == deep.step(100) / 10 < figure4.Config().step(1)
+    chosen = figure4.Config(hidden=(4, 4), branches=(2,), limit="all", learning_rate=0.5)
+    assert (chosen.sizes, chosen.examples, chosen.step(4)) == ((2,), None, 1.0)
 
 
 def test_a_truncated_image_file_is_refused(tmp_path, monkeypatch, capsys, data_root):

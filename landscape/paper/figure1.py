@@ -29,8 +29,8 @@ class Config:
     """Examples a step."""
     learning_rate: float = 0.05
     """Step length, constant."""
-    tolerance: float | None = None
-    """Stop training when the risk falls by no more than this over a quarter of the steps."""
+    tolerance: float | None = 1e-3
+    """Stop training when no solution's lowest risk has fallen by more than this over a quarter of the steps."""
     plane: Literal["orthonormal", "oblique", "aligned"] = "orthonormal"
     """Axes of the drawn plane; all three are computed and stored."""
     margin: float = 0.3
@@ -52,15 +52,18 @@ def check(config: Any) -> None:
     Raises:
         ValueError: A number that is too small, or the same I twice.
     """
-    if not config.branches or min(config.branches) < 1 or len(set(config.branches)) < len(config.branches):
-        raise ValueError(f"--branches wants different numbers, at least 1 each; got {_words(config.branches)}.")
+    sizes = config.branches
+    if sizes is not None and (not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes)):
+        raise ValueError(f"--branches wants different numbers, at least 1 each; got {_words(sizes)}.")
     if config.points < 2:
         raise ValueError(f"--points wants at least 2 grid points along each axis; got {config.points}.")
     for name in ("triples", "steps", "batch_size"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} wants at least 1; got {getattr(config, name)}.")
-    if not 0 < config.learning_rate < float("inf"):
+    if config.learning_rate is not None and not 0 < config.learning_rate < float("inf"):
         raise ValueError(f"--learning-rate must be positive; got {config.learning_rate:g}.")
+    if config.tolerance is not None and not 0 <= config.tolerance < float("inf"):
+        raise ValueError(f"--tolerance must be at least 0, or None; got {config.tolerance:g}.")
     if not 0 <= config.margin < float("inf"):
         raise ValueError(f"--margin must be at least 0; got {config.margin:g}.")
 

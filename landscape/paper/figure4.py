@@ -9,7 +9,11 @@ from landscape.paper.figure1 import check
 from landscape.runs import Run
 
 SMOKE: dict[str, Any] = {"branches": (1, 3), "points": 9, "steps": 40, "limit": 500}
-PAPER: dict[str, Any] = {"limit": None, "steps": 20_000, "branches": (1, 10, 30, 100)}
+PAPER: dict[str, Any] = {"limit": "all", "steps": 100_000, "branches": (1, 10, 30, 100)}
+STEP = {"mnist": 0.05, "cifar10": 0.005}
+"""Step lengths that are stable for one branch: inverse to the squared norm of an image, about 100 and 850."""
+EPOCHS = 5
+"""Between two entries of the history that the criterion looks at."""
 
 
 @dataclass(frozen=True)
@@ -20,24 +24,24 @@ class Config:
     """MNIST, or CIFAR-10 (needs --data-root, LANDSCAPE_DATA or a download)."""
     hidden: tuple[int, ...] = (8,)
     """Widths of each branch's hidden layers: 8, or 8 8 8."""
-    branches: tuple[int, ...] = (1, 3, 10, 30, 100)
-    """Numbers I of branches, one surface each."""
-    limit: int | None = 2_000
-    """Training examples, the first ones; None for all of them."""
+    branches: tuple[int, ...] | None = None
+    """Numbers I of branches, one surface each: 1 3 10 30 100, or 1 10 100 1000 with several hidden layers."""
+    limit: int | Literal["all"] | None = None
+    """Training examples, the first ones: 2,000, or 500 with several hidden layers (15 min on two cores)."""
     test_limit: int = 1_000
     """Test examples for the barriers of the test risk; 0 for none."""
     points: int = 41
     """Grid points along each axis."""
     triples: int = 1
     """Independent triples of solutions for each I; 5 give an error bar."""
-    steps: int = 600
-    """Steps of SGD."""
+    steps: int = 20_000
+    """Most steps of SGD."""
     batch_size: int = 100
     """Examples a step."""
-    learning_rate: float = 0.005
-    """Step length for one branch; divided by the square root of the number of branches."""
-    tolerance: float | None = None
-    """Stop training when the risk falls by no more than this over a quarter of the steps."""
+    learning_rate: float | None = None
+    """Step length, constant: 0.05 for MNIST, 0.005 for CIFAR-10; with several hidden layers times the root of I."""
+    tolerance: float | None = 0.005
+    """Stop training when no solution's lowest risk has fallen by more than this over the last 25 epochs."""
     plane: Literal["orthonormal", "oblique", "aligned"] = "orthonormal"
     """Axes of the drawn plane; all three are computed and stored."""
     margin: float = 0.3
@@ -49,9 +53,23 @@ class Config:
         check(self)
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"--hidden wants the widths of the hidden layers, at least 1 each; got {self.hidden}.")
-        if (self.limit is not None and self.limit < 1) or self.test_limit < 0:
+        if (isinstance(self.limit, int) and self.limit < 1) or self.test_limit < 0:
             came = f"{self.limit} and {self.test_limit}"
             raise ValueError(f"--limit wants at least 1 example, --test-limit 0 or more; got {came}.")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """I, chosen or by default."""
+        return self.branches or ((1, 3, 10, 30, 100) if len(self.hidden) == 1 else (1, 10, 100, 1000))
+
+    @property
+    def examples(self) -> int | None:
+        """Training examples read; None for all."""
+        return None if self.limit == "all" else self.limit or (2_000 if len(self.hidden) == 1 else 500)
+
+    def step(self, branches: int) -> float:
+        """Step length for I branches: gradients of first layers are the smaller the more layers lie above them."""
+        return (self.learning_rate or STEP[self.dataset]) * (branches**0.5 if len(self.hidden) > 1 else 1.0)
 
 
 def images(config: Config, run: Run) -> tuple[ls.Dataset, ls.Dataset | None]:
@@ -64,12 +82,12 @@ def images(config: Config, run: Run) -> tuple[ls.Dataset, ls.Dataset | None]:
             "note:", f"--smoke downloads nothing: RANDOM NUMBERS in the shape of {name}; give --data-root for images"
         )
         keys = jax.random.split(jax.random.key(run.options.seed))
-        counts = config.limit or SMOKE["limit"], min(config.test_limit, SMOKE["limit"])
+        counts = config.examples or SMOKE["limit"], min(config.test_limit, SMOKE["limit"])
         test = ls.datasets.random_images(name, counts[1], keys[1]) if counts[1] else None
         return ls.datasets.random_images(name, counts[0], keys[0]), test
     read = {"mnist": ls.datasets.mnist, "cifar10": ls.datasets.cifar10}[name]
     test = read(root, split="test", limit=config.test_limit) if config.test_limit else None
-    return read(root, limit=config.limit), test
+    return read(root, limit=config.examples), test
 
 
 def run(config: Config, run: Run) -> None:
@@ -82,18 +100,19 @@ def run(config: Config, run: Run) -> None:
         raise ValueError(f"--batch-size wants at most the {len(data):,} examples; got {config.batch_size}.")
     loss = ls.losses.multiclass_hinge if config.loss == "hinge" else ls.losses.BY_NAME[config.loss]
     cases = []
-    for n in config.branches:
+    for n in config.sizes:
         network = multi_branch(data.x.shape[1], config.hidden, n)
         tested = ls.Problem(test, network, loss) if test else None
-        cases.append(study.Case(ls.Problem(data, network, loss), tested, config.learning_rate / n**0.5))
+        cases.append(study.Case(ls.Problem(data, network, loss), tested, config.step(n)))
     protocol = study.Protocol(
         config.triples,
         config.steps,
         config.batch_size,
-        config.learning_rate,
+        config.step(1),
         config.tolerance,
         config.points,
         config.margin,
+        max(1, min(EPOCHS * (len(data) // config.batch_size), config.steps // 20)),
     )
     study.run(cases, protocol, run, drawn=config.plane)
 
