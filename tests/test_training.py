@@ -104,12 +104,17 @@ def test_shapes_of_what_is_recorded_and_iteration() -> None:
 
 def test_one_seed_alone_is_the_same_seed_among_others() -> None:
     rng = np.random.default_rng()
-    problem, made = small(rng), keys(3, rng)
-    options = {"steps": 40, "batch_size": 8, "progress": False}
-    among = ls.train(problem, made, optax.sgd(0.1), **options)
-    alone = ls.train(problem, made[2:3], optax.sgd(0.1), **options)
-    for a, b in zip(jax.tree.leaves(alone[0]), jax.tree.leaves(among[2]), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    with trees.float64():
+        problem, made = small(rng), keys(3, rng)
+        data = ls.Dataset(problem.data.x.astype(float), problem.data.y)
+        problem = ls.Problem(data, problem.network, ls.losses.squared)
+        start = jax.tree.map(lambda w: w.astype(float), jax.vmap(problem.network.init)(made))
+        options = {"steps": 1000, "batch_size": 8, "record": 500, "progress": False}
+        among = ls.train(problem, made, optax.sgd(0.1), start=start, **options)
+        alone = ls.train(problem, made[2:3], optax.sgd(0.1), start=jax.tree.map(lambda w: w[2:3], start), **options)
+        for a, b in zip(jax.tree.leaves(alone[0]), jax.tree.leaves(among[2]), strict=True):
+            assert a.dtype == np.float64
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
     different = np.asarray(jax.tree.leaves(among.params)[0])
     assert len(np.unique(different.reshape(3, -1), axis=0)) == 3
 
