@@ -13,14 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import xarray
 
-COMMAND = [sys.executable, "-m", "landscape"]
-SMALL = ["figure1", "--branches", "3", "8", "--points", "5", "--steps", "400", "--quiet"]
+COMMAND = [sys.executable, str(Path(__file__).with_name("undrawn.py"))]
+SMALL = ["figure1", "--branches", "3", "8", "--points", "5", "--steps", "8000", "--quiet"]
 
 
 @pytest.fixture
@@ -30,9 +30,17 @@ def dice() -> random.Random:
     return random.Random(seed)
 
 
+class Whole(NamedTuple):
+    """An undisturbed run: where it is, the seconds until it began to compute, and those that it took in all."""
+
+    path: Path
+    begun: float
+    seconds: float
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """An undisturbed run, and the seconds that it takes once all is compiled; made once for all test processes."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """An undisturbed run, timed once all is compiled; made once for all test processes."""
     own = tmp_path_factory.getbasetemp()
     shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "faults"
     shared.mkdir(exist_ok=True)
@@ -41,11 +49,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / "seconds").exists():
             assert end(start(*SMALL, "--out", str(shared / "first"))) == (0, "")
-            begun = time.monotonic()
-            assert end(start(*SMALL, "--out", str(shared / "whole"))) == (0, "")
+            clock = time.monotonic()
+            process = start(*SMALL, "--out", str(shared / "whole"))
+            computing(shared / "whole", process)
+            begun = time.monotonic() - clock
+            assert end(process) == (0, "")
+            seconds = time.monotonic() - clock
             assert results(shared / "first") == results(shared / "whole")
-            (shared / "seconds").write_text(str(time.monotonic() - begun))
-    return shared / "whole", float((shared / "seconds").read_text())
+            (shared / "seconds").write_text(f"{begun} {seconds}")
+    return Whole(shared / "whole", *map(float, (shared / "seconds").read_text().split()))
 
 
 def environment() -> dict[str, str]:
@@ -66,6 +78,12 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
+def computing(path: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has begun to compute, or has ended."""
+    while not (path / "log.jsonl").exists() and process.poll() is None:
+        time.sleep(0.01)
+
+
 def results(path: Path) -> dict[str, Any]:
     """Every number of a finished run, bit for bit."""
     with xarray.open_dataset(path / "surface.nc", engine="h5netcdf") as data:
@@ -77,13 +95,13 @@ def results(path: Path) -> dict[str, Any]:
     return {**found, "measures": (path / "measures.json").read_bytes()}
 
 
-def test_killed_at_any_moment(whole: tuple[Path, float], tmp_path: Path, dice: random.Random) -> None:
-    path, seconds = whole
+def test_killed_at_any_moment(whole: Whole, tmp_path: Path, dice: random.Random) -> None:
+    path, begun, seconds = whole
     killed, arguments = tmp_path / "killed", [*SMALL, "--out", str(tmp_path / "killed")]
     strata = 14
     for k in dice.sample(range(strata), strata):
         process = start(*arguments)
-        time.sleep((k + dice.random()) / strata * seconds)
+        time.sleep(begun + (k + dice.random()) / strata * (seconds - begun))
         process.kill()
         end(process)
         if (killed / "config.json").exists() and "finished" in json.loads((killed / "config.json").read_text()):
@@ -95,15 +113,14 @@ def test_killed_at_any_moment(whole: tuple[Path, float], tmp_path: Path, dice: r
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_asked_to_stop(number: signal.Signals, whole: tuple[Path, float], tmp_path: Path, dice: random.Random) -> None:
-    path, seconds = whole
+def test_asked_to_stop(number: signal.Signals, whole: Whole, tmp_path: Path, dice: random.Random) -> None:
+    path, begun, seconds = whole
     stopped, arguments = tmp_path / "stopped", [*SMALL, "--out", str(tmp_path / "stopped")]
     codes = []
     for _ in range(10):
         process = start(*arguments)
-        while not (stopped / "log.jsonl").exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(dice.uniform(1.0, 0.6 * seconds))
+        computing(stopped, process)
+        time.sleep(dice.uniform(0, 0.6 * (seconds - begun)))
         process.send_signal(number)
         codes.append(end(process)[0])
         if 75 in codes or codes[-1] == 0:
@@ -113,7 +130,7 @@ def test_asked_to_stop(number: signal.Signals, whole: tuple[Path, float], tmp_pa
     assert results(stopped) == results(path)
 
 
-def test_damaged_solutions_are_not_used(whole: tuple[Path, float], tmp_path: Path, dice: random.Random) -> None:
+def test_damaged_solutions_are_not_used(whole: Whole, tmp_path: Path, dice: random.Random) -> None:
     damaged = shutil.copytree(whole[0], tmp_path / "damaged")
     for name in ("surface.nc", "measures.json"):
         (damaged / name).unlink()
@@ -132,7 +149,7 @@ def test_damaged_solutions_are_not_used(whole: tuple[Path, float], tmp_path: Pat
         assert results(damaged) == results(whole[0])
 
 
-def test_full_disk(whole: tuple[Path, float], tmp_path: Path) -> None:
+def test_full_disk(whole: Whole, tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("this machine does not let a process mount a small disk of its own (unshare -rm)")
     disk = tmp_path / "disk"
@@ -151,7 +168,7 @@ def test_full_disk(whole: tuple[Path, float], tmp_path: Path) -> None:
     assert results(tmp_path / "after") == results(whole[0])
 
 
-def test_collection_killed_at_any_moment(whole: tuple[Path, float], tmp_path: Path, dice: random.Random) -> None:
+def test_collection_killed_at_any_moment(whole: Whole, tmp_path: Path, dice: random.Random) -> None:
     for k in range(3):
         shutil.copytree(whole[0], tmp_path / "runs" / str(k))
     arguments = ["collect", str(tmp_path / "runs"), "--out"]
