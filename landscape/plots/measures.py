@@ -70,7 +70,7 @@ def draw_trend(ax: Any, groups: Mapping[str, Sequence[Mapping[str, Any]]], key: 
 def _axes(ax: Any, where: Sequence[float]) -> None:
     if min(where) > 0 and max(where) / min(where) >= 8:
         ax.set_xscale("log")
-    ticks = [where[n] for n in sorted({round(k) for k in np.linspace(0, len(where) - 1, min(len(where), 4))})]
+    ticks = [where[n] for n in sorted({round(k) for k in np.linspace(0, len(where) - 1, min(len(where), 5))})]
     ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     low, high = ax.get_ylim()
