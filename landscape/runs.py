@@ -80,7 +80,8 @@ class Run:
 
     def measures(self, content: dict[str, Any]) -> None:
         """Write measures.json, whole or not at all."""
-        storage.write_json(self.file("measures.json"), content)
+        if self.leader:
+            storage.write_json(self.file("measures.json"), content)
 
     def data(self, dataset: "Dataset", name: str = "data") -> str:
         """Record the sha256 of a data set in config.json, and return it.

@@ -96,6 +96,8 @@ def run(cases: Sequence[Case], protocol: Protocol, run: Run, *, drawn: str) -> N
     for case in cases:
         found = _case(case, protocol, run)
         records += [_record(m) for m in found]
+    if not run.leader:
+        return
     stacks = [s for case in cases for s in surfaces.load_stack(_file(run, case))]
     _report_checks(stacks, run)
     _report_training(stacks, protocol, run)
@@ -175,9 +177,10 @@ def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
         found = [m for view in VIEWS for m in _view(view, case, solutions, protocol, evaluate)]
         bar.note(f"{total:,} points, {total / max(bar.seconds, 1e-9):,.0f} points/s")
     found = [_annotated(m, solutions) for m in found]
-    surfaces.save_stack(file, [m.surface for m in found])
-    for block in run.path.glob("block-*.npz"):
-        block.unlink()
+    if run.leader:
+        surfaces.save_stack(file, [m.surface for m in found])
+        for block in run.path.glob("block-*.npz"):
+            block.unlink()
     run.check_stop()
     return found
 
@@ -213,13 +216,15 @@ def _solutions(case: Case, protocol: Protocol, run: Run) -> Solutions:
             batch_size=protocol.batch_size,
             record=protocol.record,
             tolerance=protocol.tolerance,
+            memory=run.options.memory_bytes,
             directory=run.path,
             progress=bar,
             check_stop=run.check_stop,
         )
         bar.note(f"risk {np.median(solutions.risk):.3g} (median of {len(solutions)})")
-    solutions.save(file, key)
-    run.file("training.npz").unlink(missing_ok=True)
+    if run.leader:
+        solutions.save(file, key)
+        run.file("training.npz").unlink(missing_ok=True)
     run.check_stop()
     return solutions
 

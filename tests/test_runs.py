@@ -27,6 +27,7 @@ from landscape import commands, runs, storage
 from landscape.__main__ import exit_code
 from landscape.datasets import Dataset
 from landscape.options import Options, parse_bytes
+from landscape.surfaces import load_stack
 
 TOY = [sys.executable, str(Path(toy.__file__))]
 
@@ -55,8 +56,8 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*TOY, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def pair(*arguments: str) -> list[subprocess.Popen[str]]:
-    """Run the toy as two processes of one job, as srun would start them."""
+def pair(*arguments: str, command: list[str] = TOY) -> list[subprocess.Popen[str]]:
+    """Run a command, the toy by default, as two processes of one job, as srun would start them."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -65,7 +66,7 @@ def pair(*arguments: str) -> list[subprocess.Popen[str]]:
     job |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
     return [
         subprocess.Popen(
-            [*TOY, *arguments, "--distributed"],
+            [*command, *arguments, "--distributed"],
             env={**os.environ, **job, "SLURM_PROCID": str(k)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -81,6 +82,15 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     assert path.exists(), process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process wrote; one that hangs is ended."""
+    try:
+        return process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()
 
 
 def results(path: Path) -> dict[str, Any]:
@@ -249,6 +259,33 @@ def test_two_processes_of_one_job_share_a_directory_and_stop_together() -> None:
     assert results(Path("runs/toy")) == results(Path("whole"))
     starts = [line for line in Path("runs/toy/log.jsonl").read_text().splitlines() if '"event": "start"' in line]
     assert len(starts) == 2
+
+
+LANDSCAPE = [sys.executable, "-m", "landscape"]
+
+
+def test_two_processes_draw_the_surfaces_of_one_and_continue_them_after_a_stop() -> None:
+    sizes = ["--smoke", "--branches", "5", "--points", "5", "--steps", "60", "--out"]
+    job = pair("figure1", *sizes, "two", command=LANDSCAPE)
+    wait_for(Path("two/solutions-I5.npz"), job[0])
+    job[1].send_signal(signal.SIGTERM)
+    ends = [finish(process) for process in job]
+    assert [process.returncode for process in job] == [75, 75], ends
+    job = pair("figure1", *sizes, "two", command=LANDSCAPE)
+    ends = [finish(process) for process in job]
+    assert [process.returncode for process in job] == [0, 0], ends
+    assert "resuming:" in ends[0][0]
+    assert "figure1" not in ends[1][0]
+    assert not list(Path("two").glob("*block*"))
+    assert json.loads(Path("two/config.json").read_text())["environment"]["processes"] == 2
+    assert exit_code(lambda: commands.compute("figure1", commands.recipe("figure1"), [*sizes, "one"])) == 0
+    one, two = (load_stack(Path(name) / "surface.nc") for name in ("one", "two"))
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two, strict=True):
+        for name in ("risk", "anchors", "anchor_risk"):
+            np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-3, atol=1e-4)
+        assert b.metadata["checks"]["deterministic"]
+        assert b.metadata["device"].split(" x ")[0] == str(2 * len(os.sched_getaffinity(0)))
 
 
 def test_a_job_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
