@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import landscape as ls
-from landscape.paper.figure1 import check
+from landscape.paper.figure1 import between_records, check
 from landscape.runs import Run
 
 SMOKE: dict[str, Any] = {"branches": (1, 3), "points": 9, "steps": 40, "limit": 500}
@@ -112,7 +112,7 @@ def run(config: Config, run: Run) -> None:
         config.tolerance,
         config.points,
         config.margin,
-        max(1, min(EPOCHS * (len(data) // config.batch_size), config.steps // 20)),
+        between_records(EPOCHS, len(data), config),
     )
     study.run(cases, protocol, run, drawn=config.plane)
 

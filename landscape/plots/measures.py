@@ -44,10 +44,12 @@ def trend(
     with mpl.rc_context(STYLE):
         for ax, key in zip(axes.flat, keys, strict=False):
             draw_trend(ax, groups, key, against)
-        for ax in axes.flat[len(keys) :]:
+        spare = axes.flat[len(keys) :]
+        for ax in spare:
             ax.set_axis_off()
         if len(groups) > 1:
-            axes.flat[0].legend(loc="best")
+            where = (spare[0], "center left") if len(spare) else (axes.flat[0], "best")
+            where[0].legend(*axes.flat[0].get_legend_handles_labels(), loc=where[1])
         note(fig, spread(list(groups.values()), against), columns=fig.get_figwidth())
     return fig
 
