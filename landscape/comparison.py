@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 PAIRED_BY = ("branches", "triple", "seed")
 """Two surfaces are a pair where all of these that both state are equal, and one at least is stated."""
 
+MOST_COLUMNS = 6
+"""Surfaces that are still readable beside each other."""
+
 SHOWN = ("env_max_loss", "env_mean_loss", "barrier", "minima")
 """The measures in the printed table; the files hold all."""
 
@@ -133,10 +136,21 @@ def _content(paths: Mapping[str, Path], records: Mapping[str, Any], found: Seque
 
 
 def _figure(runs: Mapping[str, Sequence["Surface"]]) -> Any:
-    """All runs on one colour scale: a row for each, or one row where each has a single surface."""
-    if all(len(surfaces) == 1 for surfaces in runs.values()) and len(runs) <= 6:
-        return gallery.row([surfaces[0] for surfaces in runs.values()], titles=list(runs))
-    return gallery.rows(runs, scales="all")
+    """All runs on one colour scale: a row for each, or one row where each has one number of branches."""
+    few = [(name, surface) for name, group in runs.items() for surface in _first_of_each_kind(group)]
+    sizes = [{s.metadata.get("branches") for s in group} for group in runs.values()]
+    if len(few) > MOST_COLUMNS or max(map(len, sizes)) > 1:
+        return gallery.rows(runs, scales="all")
+    several = {name for name, group in runs.items() if len(_first_of_each_kind(group)) > 1}
+    titles = [f"{name}\n{summary.kind(s.metadata)}" if name in several else name for name, s in few]
+    return gallery.row([surface for _, surface in few], titles=titles)
+
+
+def _first_of_each_kind(surfaces: Sequence["Surface"]) -> list["Surface"]:
+    found: dict[str, Surface] = {}
+    for surface in surfaces:
+        found.setdefault(summary.kind(surface.metadata), surface)
+    return list(found.values())
 
 
 def _write_report(path: Path, runs: Mapping[str, Sequence["Surface"]], records: Mapping[str, Any], found: Any) -> None:

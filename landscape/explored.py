@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from landscape import plots, report, spectrum, surfaces
+from landscape.plots import summary
 from landscape.surfaces import Surface
 
 
@@ -44,6 +45,7 @@ def draw(path: Path) -> None:
         stack,
         title=title,
         names=_titles(stack),
+        measures=measures["records"],
         paths=[trails if s is stack[0] else {} for s in stack],
         tables=_tables(measures, last),
     )
@@ -60,7 +62,9 @@ def _marked(surface: Surface) -> Surface:
 
 def _titles(stack: list[Surface]) -> list[str]:
     return (
-        ["before alignment", "after alignment"] if len(stack) == 2 else [str(stack[0].metadata.get("plane", "plane"))]
+        ["before alignment", "after alignment"]
+        if len(stack) == 2
+        else [f"{summary.kind(stack[0].metadata)} plane".strip()]
     )
 
 
@@ -70,7 +74,7 @@ def _named(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 def _tables(measures: Mapping[str, Any], surface: Surface) -> dict[str, str]:
     """Measures of the surface, barriers, and eigenvalues or the reason why curvature is not shown."""
-    found = {"Measures of the surface": report.measures_table(measures["records"])}
+    found: dict[str, str] = {}
     if measures["barriers"]:
         rows = [(name, f"{height:.4g}") for name, height in measures["barriers"].items()]
         found["Barriers on the lines between solutions"] = report.rows_table(("edge", "barrier (loss units)"), rows)

@@ -57,14 +57,22 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: Params) -> tuple[Plane, 
 def grid_of(config: Any, risk: Any, plane: Plane) -> tuple[Grid, str]:
     """The grid, and in words how its extent was chosen."""
     if len(plane.anchors) > 1:
-        what = "the path" if plane.kind == "trajectory_pca" else "the solutions"
-        return grid_around(plane, config.points, config.margin), f"{what} and {config.margin:.0%} around"
+        if plane.kind == "trajectory_pca":
+            return _around_path(plane, config.points, config.margin), f"the path and {config.margin:.0%} around, square"
+        return grid_around(plane, config.points, config.margin), f"the solutions and {config.margin:.0%} around"
     size, met = radius(risk, plane, config.rise)
     axis = np.linspace(-size, size, config.points)
     if not met:
         return Grid(axis, axis), f"radius {size:.3g}: the loss never rises to {config.rise:g} times that of the centre"
     least = f" (taken as {LEAST:g})" if met == "least" else ""
     return Grid(axis, axis), f"radius {size:.3g}, where the loss is {config.rise:g} times that of the centre{least}"
+
+
+def _around_path(plane: Plane, points: int, margin: float) -> Grid:
+    """A square around a path, which mostly runs along the first direction: a strip would hide what lies beside it."""
+    low, high = plane.anchors.min(0), plane.anchors.max(0)
+    half = (0.5 + margin) * float(np.max(high - low))
+    return Grid(*(np.linspace(middle - half, middle + half, points) for middle in (low + high) / 2))
 
 
 def radius(risk: Any, plane: Plane, rise: float) -> tuple[float, str]:

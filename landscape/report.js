@@ -3,6 +3,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const CONFIG = { modeBarButtonsToRemove: ["sendChartToCloud"], displaylogo: false, responsive: true };
 const COLOURS = ["#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0072B2"];
 const DECADES = 6, MAP = "Cividis", STEPS = 240;
+const SIGNED = [[0, "#2d004b"], [0.25, "#8073ac"], [0.5, "#f7f7f7"], [0.75, "#e08214"], [1, "#7f3b08"]];
 const FONT = { family: "system-ui, 'Segoe UI', 'Liberation Sans', 'DejaVu Sans', sans-serif", size: 13 };
 const get = id => document.getElementById(id);
 const state = { surface: 0, quantity: "risk", log: false, common: true, paths: true, line: null, clicks: [] };
@@ -21,7 +22,8 @@ const show = (v, digits = 4) => Number.isFinite(v) ? String(Number(v.toPrecision
 const here = () => DATA.surfaces[state.surface];
 const quantities = () => Object.keys(here().values);
 const values = (s = here()) => s.values[state.quantity];
-const label = s => state.quantity === "risk" ? s.label : state.quantity;
+const worded = (s, q) => q === "risk" ? s.label : q.replaceAll("_", " ");
+const label = s => worded(s, state.quantity);
 
 /* ---- scales: what is drawn for a value, and which values name the ticks ---- */
 function extremes(arrays) {
@@ -39,11 +41,13 @@ function steps(low, high) {
 }
 function scale() {
   const all = DATA.surfaces.filter(s => state.quantity in s.values);
-  const { low, high, positive } = extremes((state.common ? all : [here()]).map(s => s.values[state.quantity]));
-  if (!state.log || !(high > 0)) {
+  let { low, high, positive } = extremes((state.common ? all : [here()]).map(s => s.values[state.quantity]));
+  const signed = state.quantity !== "risk" && low < 0 && high > 0;
+  if (signed) [low, high] = [-Math.max(-low, high), Math.max(-low, high)];
+  if (!state.log || !(high > 0) || signed) {
     const top = high > low ? high : low + Math.max(Math.abs(low), 1) * 1e-6;
     const ticks = steps(low, top);
-    return { of: v => Number.isFinite(v) ? v : null, range: [low, top], ticks: { tickvals: ticks, ticktext: ticks.map(t => show(t)) }, log: false };
+    return { of: v => Number.isFinite(v) ? v : null, range: [low, top], ticks: { tickvals: ticks, ticktext: ticks.map(t => show(t)) }, log: false, map: signed ? SIGNED : MAP };
   }
   const floor = Math.max(positive, high * 10 ** -DECADES);
   const range = [Math.log10(floor), Math.max(Math.log10(high), Math.log10(floor) + 1e-6)];
@@ -53,7 +57,7 @@ function scale() {
     const at = e + Math.log10(m);
     if (at >= range[0] - 1e-9 && at <= range[1] + 1e-9) ticks.push([at, m * 10 ** e]);
   }
-  return { of: v => Number.isFinite(v) ? Math.log10(Math.max(v, floor)) : null, range, log: true,
+  return { of: v => Number.isFinite(v) ? Math.log10(Math.max(v, floor)) : null, range, log: true, map: MAP,
     ticks: { tickvals: ticks.map(t => t[0]), ticktext: ticks.map(t => show(t[1], 2)) } };
 }
 function table(s, f) {
@@ -99,7 +103,7 @@ const closed = s => s.anchors.length > 2 ? [...s.anchors, s.anchors[0]] : s.anch
 const named = words => ({ text: words, standoff: 6 });
 const ink = (s, sc) => {
   const mean = s.anchors.reduce((t, p) => t + sc.of(between(s, values(s), p)), 0) / s.anchors.length;
-  return mean > sc.range[0] + 0.55 * (sc.range[1] - sc.range[0]) ? "#000" : "#fff";
+  return sc.map === SIGNED || mean > sc.range[0] + 0.55 * (sc.range[1] - sc.range[0]) ? "#000" : "#fff";
 };
 const column = (points, c) => points.map(p => p[c]);
 
@@ -132,7 +136,7 @@ function curve3d(s, sc, points, line, extra = {}) {
 }
 function solid(s, sc, text) {
   const array = values(s), B = s.b.length, z = table(s, (i, j) => sc.of(array[i * B + j]));
-  const traces = [{ type: "surface", x: s.a, y: s.b, z, text, hoverinfo: "text", colorscale: MAP, cmin: sc.range[0], cmax: sc.range[1], showscale: false,
+  const traces = [{ type: "surface", x: s.a, y: s.b, z, text, hoverinfo: "text", colorscale: sc.map, cmin: sc.range[0], cmax: sc.range[1], showscale: false,
     contours: { z: { show: true, usecolormap: true, project: { z: true }, start: sc.range[0], end: sc.range[1], size: (sc.range[1] - sc.range[0]) / 16, width: 1 } },
     lighting: { ambient: 0.75, diffuse: 0.55, specular: 0.08, roughness: 0.8 } }];
   if (s.anchors.length) {
@@ -152,7 +156,7 @@ function solid(s, sc, text) {
 }
 function flat(s, sc, text) {
   const array = values(s), B = s.b.length, z = table(s, (i, j) => sc.of(array[i * B + j]));
-  const traces = [{ type: "heatmap", x: s.a, y: s.b, z, text, hoverinfo: "text", zsmooth: "best", colorscale: MAP, zmin: sc.range[0], zmax: sc.range[1], colorbar: bar(s, sc) },
+  const traces = [{ type: "heatmap", x: s.a, y: s.b, z, text, hoverinfo: "text", zsmooth: "best", colorscale: sc.map, zmin: sc.range[0], zmax: sc.range[1], colorbar: bar(s, sc) },
     { type: "contour", x: s.a, y: s.b, z: ranks(s, array), hoverinfo: "skip", showscale: false, showlegend: false, autocontour: false, connectgaps: false,
       contours: { coloring: "none", start: 1 / 13, end: 12 / 13, size: 1 / 13 }, line: { color: "rgba(255,255,255,0.65)", width: 0.8 } }];
   const line = (points, style, extra = {}) => ({ type: "scatter", mode: "lines", x: column(points, 0), y: column(points, 1), line: style, hoverinfo: "skip", showlegend: false, ...extra });
@@ -165,7 +169,7 @@ function flat(s, sc, text) {
     name: p.name, showlegend: true, marker: { size: 4 }, hoverinfo: "text", text: p.points.map((q, k) => `${p.name}, record ${k}<br>${q.length > 2 ? `${show(q[2])} out of the plane` : "distance out of the plane not recorded"}`) })));
   traces.push(line(chosen(), { color: "#D55E00", width: 2.5 }));
   const kind = s.isometric ? " (distance)" : " (coordinate)";
-  Plotly.react("flat", traces, base({ plot_bgcolor: "#d9d9d9", hovermode: "closest", showlegend: state.paths && s.paths.length > 0, legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" }, xaxis: { title: named("a" + kind), range: [s.a[0], s.a.at(-1)], constrain: "domain", zeroline: false, showgrid: false },
+  Plotly.react("flat", traces, base({ plot_bgcolor: "#d9d9d9", hovermode: "closest", showlegend: state.paths && s.paths.length > 0, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" }, xaxis: { title: named("a" + kind), range: [s.a[0], s.a.at(-1)], constrain: "domain", zeroline: false, showgrid: false },
     yaxis: { title: named("b" + kind), range: [s.b[0], s.b.at(-1)], constrain: "domain", zeroline: false, showgrid: false, ...(s.isometric ? { scaleanchor: "x", scaleratio: 1 } : {}) },
     uirevision: state.surface }), CONFIG);
 }
@@ -185,7 +189,9 @@ function cut(s, sc) {
 }
 function away(s) {
   const drawn = state.paths ? s.paths.filter(p => p.points.length && p.points[0].length > 2) : [];
+  const hidden = get("away").hidden;
   get("away").hidden = !drawn.length;
+  if (hidden !== get("away").hidden && get("cut").data) Plotly.Plots.resize("cut");
   if (!drawn.length) return;
   Plotly.react("away", drawn.map((p, n) => ({ type: "scatter", mode: "lines", name: p.name, x: p.points.map((_, k) => k), y: p.points.map(q => q[2]), line: { color: COLOURS[(n + 1) % 6], width: 2 } })),
     base({ showlegend: true, legend: { x: 1, xanchor: "right", y: 0.9 }, xaxis: { title: named("record of the trajectory") }, yaxis: { title: named("distance out of the plane"), rangemode: "tozero" }, uirevision: null }), CONFIG);
@@ -211,17 +217,17 @@ function draw() {
   if (!quantities().includes(state.quantity)) state.quantity = "risk";
   const sc = scale(), text = hover(s);
   get("surface").value = get("slider").value = state.surface;
-  options(get("quantity"), quantities().map(q => [q, q === "risk" ? s.label : q]), state.quantity);
+  options(get("quantity"), quantities().map(q => [q, worded(s, q)]), state.quantity);
   options(get("line"), [...lines(s).map(l => [l[0], l[0]]), ["own", "own line"]], Array.isArray(state.line) ? "own" : state.line);
   get("scale").value = state.log ? "log" : "linear";
   get("common").checked = state.common;
   get("tracks").hidden = !s.paths.length;
-  get("caption").textContent = s.caption + (state.log && !sc.log ? " No value is positive, so the scale is linear." : "");
+  get("caption").textContent = s.caption + (state.log && !sc.log ? " Not all values are positive, so the scale is linear." : "");
   get("problem").hidden = true;
   try { solid(s, sc, text); } catch (error) { complain(error); }
   flat(s, sc, text);
-  away(s);
   cut(s, sc);
+  away(s);
   document.querySelectorAll("[data-of]").forEach(e => { e.hidden = Number(e.dataset.of) !== state.surface; });
   history.replaceState(null, "", "#" + new URLSearchParams({ surface: state.surface, quantity: state.quantity, scale: state.log ? "log" : "linear", common: Number(state.common) }));
   document.body.dataset.drawn = s.name;

@@ -9,6 +9,7 @@ import pytest
 from slices import relu_slice
 
 from landscape import comparison, report
+from landscape.plots import gallery
 from landscape.surfaces import Surface, save_stack
 
 
@@ -64,9 +65,15 @@ def test_kinds_of_plane_pair_across_runs_but_not_within() -> None:
     assert [(d.pairs, d.mean) for d in comparison.differences({"a": both, "b": both})] == [(2, 0.0)]
 
 
-def test_runs_of_one_surface_are_compared(rng: np.random.Generator, tmp_path: Path) -> None:
-    paths = [stored(tmp_path / n / "run", [relu_slice(rng)]) for n in ("x", "y")]
+def test_runs_of_one_size_stand_in_one_row(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aligned = [relu_slice(rng), relu_slice(rng, aligned=True)]
+    paths = [stored(tmp_path / n / "run", s) for n, s in {"x": [relu_slice(rng)], "y": aligned}.items()]
+    drawn, row = [], gallery.row
+    monkeypatch.setattr(gallery, "row", lambda s, titles: drawn.extend(titles) or row(s, titles=titles))
     comparison.compare(paths, tmp_path / "out")
+    assert drawn == ["x/run", "y/run\northonormal", "y/run\northonormal, aligned"]
     written = json.loads((tmp_path / "out" / "measures.json").read_text())
     assert list(written["runs"]) == ["x/run", "y/run"]
     assert all(d["low"] is None and d["pairs"] == 1 for d in written["differences"])

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,9 @@ def opened(rng: np.random.Generator, tmp_path_factory: pytest.TempPathFactory) -
     axis = np.linspace(-2, 2, 201)
     large = formula(lambda a, b: (a**2 - 1) ** 2 + b**2, axis, axis, branches=50, loss="squared", plane="oblique")
     large.risk[:20, :30] = np.nan
-    surfaces = [relu_slice(rng, 2), relu_slice(rng, 30), large]
+    first = relu_slice(rng, 2)
+    first = replace(first, layers={**first.layers, "a_bend": first.risk - np.median(first.risk)})
+    surfaces = [first, relu_slice(rng, 30), large]
     path = np.cumsum(rng.normal(size=(12, 3)), 0)
     report.write(folder / "report.html", surfaces, paths=[{"SGD": path}, {}, {}])
     with chromium.page() as page:
@@ -194,6 +197,31 @@ def test_a_cut_is_the_loss_along_the_line(opened: tuple[chromium.Page, Path]) ->
     assert page.value("document.getElementById('cut').data[0].x.at(-1)") == pytest.approx(
         np.linalg.norm(np.subtract(*ends))
     )
+
+
+@needs_browser
+def test_a_signed_quantity_keeps_its_sign(opened: tuple[chromium.Page, Path]) -> None:
+    page, _ = opened
+    choose(page, "surface", 0)
+    choose(page, "quantity", "a_bend")
+    choose(page, "scale", "log")
+    low, high = page.value("scale().range")
+    assert low == -high < 0
+    assert page.value("scale().map === SIGNED && !scale().log")
+    assert "Not all values are positive" in page.value("document.getElementById('caption').textContent")
+    assert "a bend" in page.value("document.getElementById('quantity').selectedOptions[0].text")
+    choose(page, "scale", "linear")
+    choose(page, "quantity", "risk")
+
+
+@needs_browser
+def test_the_cut_takes_the_room_that_there_is(opened: tuple[chromium.Page, Path]) -> None:
+    page, _ = opened
+    for surface in (0, 1, 0):
+        choose(page, "surface", surface)
+        drawn, room = page.value("[get('cut')._fullLayout.width, get('cut').clientWidth]")
+        assert drawn == pytest.approx(room, abs=3)
+        assert page.value("get('away').hidden") == (surface == 1)
 
 
 @needs_browser

@@ -71,6 +71,8 @@ def limits(surfaces: Sequence["Surface"]) -> str:
         raise ValueError("A caption needs at least one surface; none came.")
     extent = f"a {_range([s.grid.a for s in surfaces])}, b {_range([s.grid.b for s in surfaces])}"
     shapes = {s.risk.shape for s in surfaces}
+    chosen = {str(s.metadata["extent"]) for s in surfaces if "extent" in s.metadata}
+    extent += f" ({chosen.pop()})" if len(chosen) == 1 else ""
     points = f", {'{} x {}'.format(*shapes.pop())} points" if len(shapes) == 1 else ""
     solutions = max(len(s.anchors) for s in surfaces)
     seeds = f"{solutions} seeds{' each' * (len(surfaces) > 1)}" if solutions > 1 else "one set of weights"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from landscape.plots import caption
 from landscape.plots.style import COLOURS, ONE_COLUMN, STYLE, TWO_COLUMNS, figure
-from landscape.plots.surface import MISSING, mark_solutions, note
+from landscape.plots.surface import MISSING, mark_solutions, note, proportions
 
 if TYPE_CHECKING:
     from landscape.surfaces import Surface
@@ -42,8 +42,8 @@ def curvatures(surface: "Surface") -> Figure:
             pair = [surface.layers[f"curvature_{end}"] for end in ("min", "max")]
             size = float(np.nanmax(np.abs(pair)))
             norm = SymLogNorm(max(size * 1e-2, 1e-12), vmin=-size, vmax=size)
-            _map(fig, middle, surface, pair[0], "smaller curvature", DIVERGING + "_r", norm)
-            _map(fig, right, surface, pair[1], "larger curvature", DIVERGING + "_r", norm)
+            _map(fig, middle, surface, pair[0], "smaller curvature", DIVERGING + "_r", norm, "²")
+            _map(fig, right, surface, pair[1], "larger curvature", DIVERGING + "_r", norm, "²")
         else:
             middle.text(0, 0.5, reason, wrap=True, va="center", fontsize=7, transform=middle.transAxes)
             middle.set_axis_off()
@@ -52,7 +52,9 @@ def curvatures(surface: "Surface") -> Figure:
     return fig
 
 
-def _map(fig: Figure, ax: Any, surface: "Surface", values: np.ndarray, title: str, colours: str, norm: Any) -> None:
+def _map(
+    fig: Figure, ax: Any, surface: "Surface", values: np.ndarray, title: str, colours: str, norm: Any, power: str = ""
+) -> None:
     grid = surface.grid
     ax.set_facecolor(MISSING)
     shown = np.ma.masked_invalid(values).T
@@ -60,8 +62,16 @@ def _map(fig: Figure, ax: Any, surface: "Surface", values: np.ndarray, title: st
     mark_solutions(ax, surface, small=True)
     a, b = caption.axis_labels(surface)
     ax.set(title=title, xlabel=a, ylabel=b, xlim=(grid.a[0], grid.a[-1]), ylim=(grid.b[0], grid.b[-1]))
-    ax.set_aspect("equal" if caption.isometric(surface) else "auto")
-    fig.colorbar(mesh, ax=ax, fraction=0.046, pad=0.03)
+    proportions(ax, surface)
+    bar = fig.colorbar(mesh, ax=ax, fraction=0.046, pad=0.03)
+    bar.set_label(f"loss / {'distance' if caption.isometric(surface) else 'coordinate'}{power}", fontsize=6.5)
+    if norm is not None:
+        size = float(norm.vmax)
+        bar.set_ticks(
+            [-size, -size / 10, 0, size / 10, size],
+            labels=[f"{sign * size:.2g}" if sign else "0" for sign in (-1, -0.1, 0, 0.1, 1)],
+        )
+        bar.minorticks_off()
 
 
 def density(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:

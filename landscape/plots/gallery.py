@@ -208,13 +208,13 @@ def before_after(before: "Surface", after: "Surface", *, names: tuple[str, str] 
     """
     pair = (before, after)
     norm = scale.norm([scale.values(s) for s in pair])
-    fig, (axes,) = figure(TWO_COLUMNS, 3.2, columns=2)
+    fig, (axes,) = figure(TWO_COLUMNS, 3.4, columns=2)
     with mpl.rc_context(STYLE):
         for ax, surface, name in zip(axes, pair, names, strict=True):
             draw_contour(ax, surface, norm)
             a, b = caption.axis_labels(surface)
             high = "" if not np.isfinite(surface.risk).any() else f" (highest {np.nanmax(surface.risk):.3g})"
-            ax.set(xlabel=a, ylabel=b, title=f"{name} {caption.title(surface)}".strip() + high)
+            ax.set(xlabel=a, ylabel=b, title=", ".join(filter(None, [name, caption.title(surface)])) + high)
         colour_bar(fig, axes, norm, caption.loss_label(before))
         note(fig, caption.limits(pair))
     return fig

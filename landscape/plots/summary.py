@@ -25,6 +25,15 @@ NAMES = {
 SHOWN = tuple(NAMES)[:9]
 """The measures shown by default, those in loss units first."""
 
+KINDS = {
+    "trajectory_pca": "principal-direction",
+    "top_hessian": "top Hessian eigenvector",
+    "gradient_curvature": "gradient and negative-curvature",
+    "random_filter": "random filter-normalised",
+    "random_layer": "random layer-normalised",
+}
+"""Kinds of plane in words, where their name does not say it."""
+
 IDENTITY = ("branches", "triple", "seed", "surface", "run", "plane", "aligned")
 """Keys that say which surface a record belongs to."""
 
@@ -59,7 +68,8 @@ def kind(known: Mapping[str, Any]) -> str:
     >>> kind({"plane": "orthonormal", "aligned": True}), kind({})
     ('orthonormal, aligned', '')
     """
-    parts = [str(known.get("plane", "")).replace("_", " "), "aligned" if known.get("aligned") else ""]
+    name = str(known.get("plane", ""))
+    parts = [KINDS.get(name, name.replace("_", " ")), "aligned" if known.get("aligned") else ""]
     return ", ".join(part for part in parts if part)
 
 

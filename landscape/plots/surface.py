@@ -60,7 +60,7 @@ def mark_solutions(ax: Axes, surface: "Surface", *, small: bool = False) -> None
     centre = surface.anchors.mean(0)
     for n, point in enumerate(surface.anchors, 1):
         away = point - centre
-        away = away / (np.linalg.norm(away) or 1.0)
+        away = away / np.linalg.norm(away) if np.linalg.norm(away) > 0 else np.array([0.0, 1.0])
         style = {
             "ha": "center",
             "va": "center",
@@ -71,7 +71,7 @@ def mark_solutions(ax: Axes, surface: "Surface", *, small: bool = False) -> None
         ax.annotate(
             str(n),
             point,
-            (5.5 if small else 8) * away,
+            tuple((5.5 if small else 8) * away),
             textcoords="offset points",
             path_effects=halo,
             zorder=6,
@@ -93,7 +93,15 @@ def draw_contour(
         ax.contour(grid.a, grid.b, values, lines, colors="white", linewidths=0.4, alpha=0.7)
     mark_solutions(ax, surface, small=small)
     ax.set(xlim=(grid.a[0], grid.a[-1]), ylim=(grid.b[0], grid.b[-1]))
-    ax.set_aspect("equal" if caption.isometric(surface) else "auto")
+    proportions(ax, surface)
+
+
+def proportions(ax: Axes, surface: "Surface") -> None:
+    """Equal axes where distances mean something; elsewhere a square, since neither axis is longer than the other."""
+    if caption.isometric(surface):
+        ax.set_aspect("equal")
+    else:
+        ax.set_box_aspect(1)
 
 
 def draw_surface(ax: Any, surface: "Surface", norm: Normalize, *, layer: str | None = None, floor: bool = True) -> None:
@@ -233,12 +241,12 @@ def surface3d(surface: "Surface", *, layer: str | None = None, log: bool = False
     norm = scale.norm([scale.values(surface, layer)], log=log)
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(ONE_COLUMN, 3.2))
-        ax = fig.add_axes((0.0, 0.1, 0.8, 0.88), projection="3d")
+        ax = fig.add_axes((0.0, 0.11, 0.77, 0.87), projection="3d")
         draw_surface(ax, surface, norm, layer=layer)
         a, b = caption.axis_labels(surface)
         ax.set_xlabel(a, labelpad=-6)
         ax.set_ylabel(b, labelpad=-6)
         ax.set_title(caption.title(surface), y=0.98)
-        colour_bar(fig, fig.add_axes((0.85, 0.3, 0.025, 0.45)), norm, caption.loss_label(surface, layer), inside=True)
+        colour_bar(fig, fig.add_axes((0.82, 0.3, 0.025, 0.45)), norm, caption.loss_label(surface, layer), inside=True)
         note(fig, caption.limits([surface]), columns=ONE_COLUMN)
     return fig
