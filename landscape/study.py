@@ -31,6 +31,8 @@ VIEWS: dict[str, tuple[Callable[..., Plane], bool]] = {
 """Views by name: the builder of the plane, and whether branches are aligned first."""
 
 PRINTED = ("env_max_loss", "barrier", "minima")
+SOONEST = 8
+"""Records after which a training meets the criterion when it goes well: for the announced time only."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,15 @@ def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
     """
     plans = [forecast.planned(case.problem, protocol.points, run.options.memory_bytes) for case in cases]
     seeds, device = 3 * protocol.triples, jax.devices()[0].platform
-    training = sum(6.0 * _size(case) * seeds * protocol.steps * protocol.batch_size for case in cases)
+    most = protocol.steps
+    least = most if protocol.tolerance is None else min(most, SOONEST * (protocol.record or max(1, most // 20)))
+    step = sum(6.0 * _size(case) * seeds * protocol.batch_size for case in cases)
     drawing = sum(plan.operations for plan in plans) * protocol.triples * len(VIEWS)
     rates = forecast.RATES.get(device, forecast.RATES["cpu"])
-    seconds = (training / rates[0] + drawing / rates[1]) / jax.local_device_count() + 4 * len(cases)
+    spans = [
+        (step * steps / rates[0] + drawing / rates[1]) / jax.local_device_count() + 4 * len(cases)
+        for steps in (least, most)
+    ]
     sizes = " … ".join(f"{n:,}" for n in dict.fromkeys((cases[0].branches, cases[-1].branches)))
     data = cases[0].problem.data
     shape = "x".join(map(str, data.x.shape[1:]))
@@ -143,8 +150,9 @@ def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
         f"{protocol.points} x {protocol.points} points",
     )
     memory = max(plan.nbytes for plan in plans) / costs.GIB
-    bound = "about" if protocol.tolerance is None else "at most about"
-    run.plan(f"{memory:.2f} GiB", forecast.operations(training + drawing), f"{bound} {forecast.duration(seconds)}")
+    words = list(dict.fromkeys(map(forecast.duration, spans)))
+    time = f"about {words[0]}" if len(words) == 1 else f"{words[0]} or more, at most {words[1]}: until it converges"
+    run.plan(f"{memory:.2f} GiB", forecast.operations(step * least + drawing), time)
 
 
 def _size(case: Case) -> int:

@@ -27,7 +27,7 @@ class Config:
     branches: tuple[int, ...] | None = None
     """Numbers I of branches, one surface each: 1 3 10 30 100, or 1 10 100 1000 with several hidden layers."""
     limit: int | Literal["all"] | None = None
-    """Training examples, the first ones: 2,000, or 500 with several hidden layers (15 min on two cores)."""
+    """Training examples, the first ones: 2,000, or 500 with several hidden layers (4 min on two cores)."""
     test_limit: int = 1_000
     """Test examples for the barriers of the test risk; 0 for none."""
     points: int = 41
