@@ -15,6 +15,8 @@ from landscape.parsing import configuration, parse
 
 PAPER = ("figure1", "figure3", "figure4", "table1", "theorem1", "theorem2", "explore")
 """Commands that compute: one module each in landscape/paper, but `explore`, which is nobody's paper."""
+ALONE = ("figure3", "table1", "theorem1", "theorem2", "explore")
+"""Those that run in one process, on all of its devices."""
 
 
 def recipe(name: str) -> ModuleType:
@@ -35,6 +37,11 @@ def compute(name: str, module: ModuleType, arguments: list[str]) -> None:
         Stopped: SIGTERM or SIGUSR1 came; the same command continues.
     """
     config, options = configuration(name, module, arguments)
+    if options.distributed and name in ALONE:
+        raise ValueError(
+            f"{name} runs in one process; --distributed is for figure1 and figure4.\n"
+            "  Spread its configurations over a job array instead: `landscape sweep --help`."
+        )
     path = options.out or Path("runs") / name
     if runs.finished(name, config, options):
         runs.print_line(f"done already: {path} (delete it or choose --out to run again)")

@@ -298,6 +298,13 @@ def test_a_job_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not os.listdir()
 
 
+@pytest.mark.parametrize("name", commands.ALONE)
+def test_commands_of_one_process_refuse_several(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: commands.compute(name, commands.recipe(name), ["--smoke", "--distributed"])) == 2
+    assert "job array" in capsys.readouterr().err
+    assert not os.listdir()
+
+
 def test_full_disk_keeps_what_is_finished_and_continues_after_room_is_made(folder: Path) -> None:
     disk = folder / "disk"
     disk.mkdir()
