@@ -19,7 +19,7 @@ from landscape.planes import Plane
 from landscape.problem import Problem, streamed_risk, weighted_risk
 from landscape.tiles import Tile
 
-EXAMPLES_CHECKED = 4096
+EXAMPLES_CHECKED = 512
 BRANCHES_CHECKED = 512
 """Where the network does not say: activations of so many branches exist at a time."""
 
