@@ -57,8 +57,9 @@ def compare(paths: Sequence[Path], out: Path) -> list[str]:
     records = {name: report.records(surfaces) for name, surfaces in runs.items()}
     found = differences(records)
     storage.write_json(out / "measures.json", _content(dict(zip(runs, paths, strict=True)), records, found))
+    figure = _figure(runs)
     for suffix in ("png", "pdf"):
-        storage.write_atomic(out / f"figure.{suffix}", lambda pending: style.save(_figure(runs), pending))
+        storage.write_atomic(out / f"figure.{suffix}", lambda pending: style.save(figure, pending))
     _write_report(out / "report.html", runs, records, found)
     return table(records, found)
 
