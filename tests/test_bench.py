@@ -69,14 +69,12 @@ def test_everything_is_measured_apart(result: Path) -> None:
 
 @pytest.mark.parametrize("suite", ["cpu", "gpu"])
 def test_operations_are_those_of_the_formulas(suite: str) -> None:
-    for case in map(cases.shrunk, cases.SUITES[suite].values()):
-        if case.kind == "surface" and len(case.hidden) == 1:
-            break
+    case = cases.shrunk(cases.SUITES[suite]["mnist-100"])
     found = cases.ready(case, precision="highest", memory=None, seed=0)
     (h,), n, grid = case.hidden, case.examples * case.branches, case.points**2
     once = 3 * 2 * case.inputs * h * n
-    point = (2 * 2 * h + 2 * h * case.outputs + h + case.outputs) * n * grid
-    assert found.operations == pytest.approx(once + point, rel=0.1)
+    point = (2 * h + h + 2 * h * case.outputs) * n * grid  # a u onto the row, the ReLU, the last product
+    assert found.operations == once + point
     assert found.nbytes["points"] == 2 * 4 * h * n * grid
     values = found.call[1]()
     assert values.shape == (1, case.points, case.points)
