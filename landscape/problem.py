@@ -92,6 +92,17 @@ def programs(problem: Problem, losses: Sequence[Loss]) -> list[str]:
     return [tracing.program(problem.network.apply, params, x), *(tracing.program(f, outputs, y) for f in losses)]
 
 
+def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """The loss of every example, [N]; nan where an output is not finite, which a compiled max(0, ·) may take for 0.
+
+    Args:
+        loss: Loss per example.
+        outputs: [N, C].
+        y: Labels [N].
+    """
+    return jnp.where(jnp.isfinite(outputs).all(-1), loss(outputs, y), jnp.nan)
+
+
 def weighted_risk(
     network: MultiBranch, loss: Loss, params: Params, data: Dataset, axis: str | None = None
 ) -> jax.Array:
@@ -107,7 +118,7 @@ def weighted_risk(
 
     def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         x, y, weight = batch
-        return (weight * loss(meshes.summed(network.apply(params, x), axis), y)).sum()
+        return (weight * each(loss, meshes.summed(network.apply(params, x), axis), y)).sum()
 
     return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)
 
@@ -165,7 +176,7 @@ def minibatch_risk(
         weight: Weights [B].
         axis: As in `outputs`.
     """
-    return (weight * loss(outputs(network, params, x, axis), y)).mean()
+    return (weight * each(loss, outputs(network, params, x, axis), y)).mean()
 
 
 def streamed_risk(
@@ -175,6 +186,6 @@ def streamed_risk(
 
     def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         x, y, weight = batch
-        return (weight * loss(outputs(network, params, x, axis), y)).sum()
+        return (weight * each(loss, outputs(network, params, x, axis), y)).sum()
 
     return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)

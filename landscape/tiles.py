@@ -15,7 +15,7 @@ from jax import lax
 from landscape import lanes, meshes
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network
-from landscape.problem import stage
+from landscape.problem import each, stage
 
 Tree = Any
 Staged = tuple[lanes.Restriction, Callable[..., Any]]
@@ -80,7 +80,7 @@ def grid_sums(
 
         def weighed(g: jax.Array) -> jax.Array:
             outputs = network.factor * g.T
-            return jnp.stack([(part[2] * loss(outputs, part[1])).sum() for loss in losses], -1)
+            return jnp.stack([(part[2] * each(loss, outputs, part[1])).sum() for loss in losses], -1)
 
         return total + lax.map(lambda row: jax.vmap(weighed)(row.reshape(-1, *row.shape[2:])), f), None
 

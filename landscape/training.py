@@ -26,6 +26,8 @@ Params = Any
 
 SECONDS_A_CALL = 2.0
 """Aim for one call to the device: how soon a request to stop is answered and how often the bar moves."""
+TURNS = 5
+"""How much longer it takes where seeds take turns on the devices, so that moving them does not count."""
 SECONDS_A_SAVE = 10.0
 
 
@@ -78,6 +80,7 @@ def train(
         The solutions. Interrupted and continued, they are the same to the last bit.
 
     Raises:
+        ArithmeticError: The risk is no longer finite.
         ValueError: No steps, a batch larger than the data, keys that are not [S], a stored state of other inputs, or a
             seed that does not fit the memory.
     """
@@ -98,7 +101,8 @@ def train(
             until = min(steps, (done // record + 1) * record)
             now, begun = min(until - done, pace), time.perf_counter()
             seeds.advance(done, done + now)
-            faster = round(now * SECONDS_A_CALL / (time.perf_counter() - begun))
+            aim = SECONDS_A_CALL * (TURNS if seeds.swapped else 1)
+            faster = round(now * aim / (time.perf_counter() - begun))
             pace = int(meshes.from_leader(max(1, min(8 * now, faster))))
             done += now
             if done == until:
@@ -128,7 +132,9 @@ class _Seeds:
         split, whole = (NamedSharding(static.mesh, spec) for spec in (P("seeds"), P()))
         self.data = meshes.placed(data, whole)
         self.parts = [range(i, min(i + at_once, self.count)) for i in range(0, self.count, at_once)]
-        self.at_once, self.swapped = at_once, len(self.parts) > 1
+        # A CPU's devices live in the same memory as those that wait.
+        self.at_once = at_once
+        self.swapped = len(self.parts) > 1 and static.mesh.devices.flat[0].platform != "cpu"
         self.keys = [meshes.placed(self._padded(keys, part), split) for part in self.parts]
         self.states: list[State] = []
         for part, of_part in zip(self.parts, self.keys, strict=True):
@@ -150,9 +156,9 @@ class _Seeds:
 
     def advance(self, start: int, stop: int) -> None:
         """Take steps start … stop − 1 with every seed."""
-        for k, keys in enumerate(self.keys):
-            state = descent.advance(self.static, self._here(self.states[k]), keys, self.data, start, stop)
-            self.states[k] = self._away(jax.block_until_ready(state))
+        for keys in self.keys:
+            state = descent.advance(self.static, self._here(self.states.pop(0)), keys, self.data, start, stop)
+            self.states.append(self._away(jax.block_until_ready(state)))
 
     def risks(self) -> np.ndarray:
         """The risk of every seed on all the data, [S]."""
@@ -227,8 +233,16 @@ class _Saved:
             self.key = storage.fingerprint(*inputs, problem.data.fingerprint, computed)
 
     def note(self, seeds: _Seeds) -> None:
-        """One entry of the history."""
-        self.history.append(seeds.risks())
+        """One entry of the history.
+
+        Raises:
+            ArithmeticError: A risk is not finite.
+        """
+        risks = seeds.risks()
+        if not np.isfinite(risks).all():
+            words = " ".join(f"{r:.3g}" for r in risks)
+            raise ArithmeticError(f"Training diverged: the risks are {words}.\n  Take a smaller step length.")
+        self.history.append(risks)
         if self.trajectory:
             self.path.append(seeds.whole(lambda state: state.params))
 
@@ -274,7 +288,7 @@ class _Saved:
         steps = np.minimum(np.arange(history.shape[1]) * record, done)
         path = jax.tree.map(lambda x: np.moveaxis(x, 0, 1), self._path())
         params = seeds.whole(lambda state: state.params)
-        if share == 1 and not seeds.swapped:
+        if share == 1 and len(seeds.parts) == 1:
             params = jax.device_put(params, jax.local_devices()[0])
         return Solutions(params, history[:, -1], history, steps, settled, path, share)
 

@@ -175,6 +175,16 @@ def test_a_step_takes_parameters_gradient_and_a_chunk_on_as_many_devices_as_shar
 
 @pytest.mark.usefixtures("saved_at_once")
 def test_seeds_that_take_turns_are_continued_to_the_last_bit(tmp_path, monkeypatch) -> None:
+    moved: list[int] = []
+    begin = training._Seeds.__init__
+
+    def as_on_a_gpu(self: Any, *args: Any) -> None:
+        begin(self, *args)
+        self.swapped = True
+        self.states = [self._away(state) for state in self.states]
+        moved.append(len(self.states))
+
+    monkeypatch.setattr(training._Seeds, "__init__", as_on_a_gpu)
     rng = np.random.default_rng()
     problem, made = small(rng), keys(3, rng)
     options = {"steps": 12, "batch_size": 8, "record": 5, "memory": 6000, "progress": False}
@@ -183,6 +193,7 @@ def test_seeds_that_take_turns_are_continued_to_the_last_bit(tmp_path, monkeypat
     with pytest.raises(storage.Stopped):
         ls.train(problem, made, optax.sgd(0.1, 0.9), directory=tmp_path, check_stop=stopping(3), **options)
     assert np.load(tmp_path / "training.npz")["done"] == 7
+    assert moved == [3, 3]
     again = ls.train(problem, made, optax.sgd(0.1, 0.9), directory=tmp_path, **options)
     assert all(
         (np.asarray(a) == b).all() for a, b in zip(*map(jax.tree.leaves, (whole.params, again.params)), strict=True)
@@ -284,6 +295,15 @@ def test_a_noisy_plateau_is_no_improvement() -> None:
     assert training._settled(history, 0.01, 4).tolist() == [True, False]
     assert training._settled([*history, np.array([0.0, 0.4])], 0.01, 4).tolist() == [False, False]
     assert not training._settled(history[:4], 10.0, 4).any()
+
+
+def test_training_that_diverges_says_so() -> None:
+    problem = small(np.random.default_rng())
+    start = jax.vmap(problem.network.init)(keys(2, np.random.default_rng()))
+    spoilt = jax.tree.map(lambda w: w.at[1].set(np.inf), start)
+    options = {"steps": 5, "batch_size": 8, "record": 1, "progress": False}
+    with pytest.raises(ArithmeticError, match=r"diverged: the risks are \S+ nan(.|\n)*smaller step"):
+        ls.train(problem, keys(2, np.random.default_rng()), optax.sgd(0.1), start=spoilt, **options)
 
 
 def test_solutions_on_disk(tmp_path) -> None:
