@@ -160,8 +160,10 @@ def bench(arguments: list[str]) -> None:
         runs.print_line("\n".join(ratios.compare(asked.first, asked.second)))
         return
     config, options = configuration("bench", measuring, arguments)
-    leader = start_jax(options)
-    say = runs.print_line if leader and not options.quiet else lambda text: None
+    if options.distributed:
+        raise ValueError("bench measures the devices of one process.\n  Leave --distributed out.")
+    start_jax(options)
+    say = (lambda text: None) if options.quiet else runs.print_line
     say(f"done:    {measuring.run(config, options, say)}")
 
 

@@ -153,6 +153,7 @@ def test_other_files_are_refused(
         (["--cases", "mnist-7"], "mnist-7 is none of the suite"),
         (["--rounds", "1"], "--rounds wants at least 2"),
         (["--suite", "tpu"], "--suite"),
+        (["--distributed"], "one process"),
         (["compare", "a"], "See `landscape bench compare --help`"),
         (["--out", "/proc/nowhere", "--smoke"], "/proc/nowhere cannot be written"),
     ],
