@@ -203,7 +203,8 @@ def profile(
         return profiles(problem, [(start, end)], points=points, precision=precision, memory=memory)[0]
     line, grid = _line(start, end), _along(points)
     settings = evaluators.Settings(precision, memory, None, tuple(jax.devices()), None, False, lambda: None)
-    return next(iter(pointwise.function_values(problem, line, grid, settings).values()))[:, 0]
+    values = pointwise.function_values(problem, line, grid, settings)
+    return values["risk" if "risk" in values else next(iter(values))][:, 0]
 
 
 def profiles(

@@ -48,6 +48,32 @@ class Found(NamedTuple):
     paths: dict[str, list[Params]]
 
 
+class View(NamedTuple):
+    """Which of the solutions are shown together, and whether aligned.
+
+    Attributes:
+        triple: Which triple, from 0.
+        part: Its solutions among all.
+        aligned: Whether the branches of the others are aligned to the first's.
+    """
+
+    triple: int
+    part: slice
+    aligned: bool
+
+    @property
+    def prefix(self) -> str:
+        """A word for names."""
+        return "aligned " if self.aligned else ""
+
+
+def _views(config: Any, solutions: Sequence[Params]) -> list[View]:
+    """Every triple of solutions, or all of them for other planes; each before and after alignment."""
+    through = config.plane in ("solutions", "oblique")
+    parts = [slice(k, k + 3) for k in range(0, len(solutions), 3)] if through else [slice(0, len(solutions))]
+    return [View(k, part, aligned) for k, part in enumerate(parts) for aligned in (False, True)[: 1 + config.align]]
+
+
 class Line(NamedTuple):
     """One run of the line: what was asked, what was given, where it is kept, and the fingerprint of the functions."""
 
@@ -75,14 +101,13 @@ def run(config: Any, run: Run) -> None:
     _announce(line, loaded, example, compiled)
     found = Found(*loaded) if loaded.solutions else _trained(line, keys[1], loaded.paths)
     drawn, arrays, barriers = [], {}, {}
-    for aligned in [False, True] if config.align else [False]:
-        chosen = _aligned(to, found.solutions) if aligned else found.solutions
-        prefix = "aligned " if aligned else ""
-        plane, surface = _surface(line, chosen, found.paths, keys[2], prefix)
+    for view in _views(config, found.solutions):
+        chosen = _aligned(to, found.solutions[view.part]) if view.aligned else found.solutions[view.part]
+        plane, surface = _surface(line, chosen, found.paths, keys[2], view)
         drawn.append(probes.bent(to, plane, surface, run) if config.curvature else surface)
-        if not aligned:  # the recorded steps are those of the networks as they were trained
+        if not drawn[1:]:  # the recorded steps are those of the networks as they were trained
             arrays |= {f"path {k}": planes.project(plane, path) for k, path in found.paths.items()}
-        edges = probes.edges(to, chosen[:3], prefix, line.keep)
+        edges = probes.edges(to, chosen[:3], view.prefix, line.keep, first=view.part.start)
         arrays |= {f"edge {name}": values for name, values in edges.items()}
         barriers |= {name: probes.barrier(values) for name, values in edges.items()}
     measures: dict[str, Any] = {"barriers": barriers}
@@ -113,7 +138,7 @@ def _refuse(config: Any, to: Given, loaded: given.Loaded) -> None:
     if not loaded.solutions and to.problem is None:
         raise ValueError("Without a network and data nothing can be trained: name the checkpoints with --solutions.")
     if config.plane in ("solutions", "oblique"):
-        given.refuse_equal(loaded.solutions[:3], loaded.names)
+        given.refuse_equal(loaded.solutions, loaded.names)
     points = len(next(iter(loaded.paths.values()), loaded.solutions))
     if config.plane == "pca" and loaded.solutions and points < 3:
         raise ValueError(f"--plane pca wants at least 3 points, of --paths or of --solutions; got {points}.")
@@ -153,7 +178,8 @@ def _refuse_wandering(traced: Sequence[str], values: Sequence[np.ndarray]) -> No
 def _announce(line: Line, loaded: given.Loaded, example: Params, compiled: Any) -> None:
     """What is explored, and the plan: devices, memory, operations or points, time."""
     config, to, run = line.config, line.to, line.run
-    count, views = len(loaded.solutions) or 3, 1 + config.align
+    count = len(loaded.solutions) or 3 * config.triples
+    views = len(_views(config, range(count)))
     known = f"{trees.size(example):,} parameters · {count} solutions{'' if loaded.solutions else ' to train'}"
     run.say("explore:", f"{known} · {_what(to)} · plane {config.plane}{to.note}")
     pairs = min(count, 3) * (min(count, 3) - 1) // 2
@@ -166,7 +192,7 @@ def _announce(line: Line, loaded: given.Loaded, example: Params, compiled: Any) 
         evaluations=round(views * (pairs * probes.ON_AN_EDGE * (1 + share) + single)),
         products=probes.PRODUCTS * min(count, 3) * config.spectrum + 100 * (config.plane in ("hessian", "gradient")),
         bent=views * config.points**2 * config.curvature,
-        trained=0 if loaded.solutions else 3 * config.steps * min(config.batch_size, examples),
+        trained=0 if loaded.solutions else count * config.steps * min(config.batch_size, examples),
     )
     if to.problem:
         plan = forecast.of_problem(to.problem, amount, run.options.memory_bytes)
@@ -194,7 +220,7 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
         with run.bar("train", config.steps, "steps") as bar:
             trained = train(
                 problem,
-                jax.random.split(key, 3),
+                jax.random.split(key, 3 * config.triples),
                 optax.sgd(config.learning_rate),
                 steps=config.steps,
                 batch_size=min(config.batch_size, len(problem.data)),
@@ -214,7 +240,7 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
     walks = [
         [jax.tree.map(lambda x, k=k, t=t: jnp.asarray(x[k, t]), steps) for t in range(length)] for k in range(seeds)
     ]
-    own = {f"seed {k + 1}": walk for k, walk in enumerate(walks)}
+    own = {f"seed {k + 1}": walk for k, walk in enumerate(walks[:3])}
     return Found([walk[-1] for walk in walks], [f"solution {k + 1}" for k in range(seeds)], paths or own)
 
 
@@ -225,7 +251,7 @@ def _aligned(to: Given, solutions: Sequence[Params]) -> list[Params]:
 
 
 def _surface(
-    line: Line, solutions: Sequence[Params], paths: Mapping[str, list[Params]], key: jax.Array, prefix: str
+    line: Line, solutions: Sequence[Params], paths: Mapping[str, list[Params]], key: jax.Array, view: View
 ) -> tuple[Plane, Surface]:
     """The plane, and the surface on it with its layers."""
     config, to, run = line.config, line.to, line.run
@@ -235,7 +261,7 @@ def _surface(
         return extent.to_arrays(plane, *extent.grid_of(config, to.risk, plane))
 
     inputs = (list(solutions), paths if config.plane == "pca" else {})
-    stored = line.keep(f"{prefix}plane".replace(" ", "-"), inputs, compute)
+    stored = line.keep("plane", inputs, compute)
     plane, grid, words = extent.from_arrays(stored, solutions[0])
     shared: dict[str, Any] = {
         "precision": run.options.precision,
@@ -244,7 +270,7 @@ def _surface(
         "check_stop": run.check_stop,
     }
     layers = given.further(to.problem.data) if to.problem else None
-    with run.bar(f"{prefix}surface", grid.a.size * grid.b.size, "points") as bar:
+    with run.bar(f"{view.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
         found = evaluation.evaluate(to.risk, plane, grid, layers=layers, progress=bar, **shared)
     _refuse_disagreement(found)
     more = dict(found.layers)
@@ -254,7 +280,13 @@ def _surface(
     if config.weight_decay:
         more["regulariser"] = extent.regulariser(plane, grid, config.weight_decay)
         more["risk and regulariser"] = found.risk + more["regulariser"]
-    about = {"aligned": bool(prefix), "extent": words, "state": config.state, "gram": planes.gram_of(plane).tolist()}
+    about = {
+        "aligned": view.aligned,
+        "triple": view.triple,
+        "extent": words,
+        "state": config.state,
+        "gram": planes.gram_of(plane).tolist(),
+    }
     about |= {"not_finite": int(np.count_nonzero(~np.isfinite(found.risk)))}
     return plane, Surface(grid, found.risk, found.anchors, found.anchor_risk, more, {**found.metadata, **about})
 

@@ -33,7 +33,10 @@ class Config:
     limit: int | None = 2_000
     """Examples of mnist or cifar10, the first ones; None for all."""
     solutions: tuple[Path, ...] = ()
-    """Checkpoints: npz, safetensors or orbax folders; without any, three are trained."""
+    """Checkpoints: npz, safetensors or orbax folders; six, nine … are taken three by three, for a spread of the
+    measures; without any, solutions are trained."""
+    triples: int = 1
+    """Triples of solutions, where they are trained: with several the measures have a spread."""
     paths: tuple[Path, ...] = ()
     """Trajectories to draw: checkpoints whose arrays have a leading axis of steps, one file a run."""
     plane: Literal["solutions", "oblique", "random", "pca", "hessian", "gradient"] = "solutions"
@@ -72,6 +75,11 @@ class Config:
             raise ValueError(f"--points wants at least 2 grid points along each axis; got {self.points}.")
         if not 0 <= self.margin < float("inf") or not 1 < self.rise < float("inf"):
             raise ValueError(f"--margin wants at least 0, --rise more than 1; got {self.margin:g} and {self.rise:g}.")
+        if self.triples < 1 or (self.triples > 1 and (self.solutions or self.plane not in NEEDS_THREE)):
+            raise ValueError(
+                "--triples wants at least 1, and more only where planes go through trained solutions.\n"
+                "  Checkpoints named with --solutions are taken three by three anyway."
+            )
         if self.branches < 0 or (self.record is not None and self.record < 1):
             raise ValueError("--branches wants a number of copies, --record a number of steps.")
         if min(self.steps, self.batch_size) < 1 or not 0 < self.learning_rate < float("inf") or self.weight_decay < 0:

@@ -21,13 +21,16 @@ def draw(path: Path) -> None:
         arrays = {name: stored[name] for name in stored.files}
     trails = _named(arrays, "path ")
     edges = {name: line for name, line in _named(arrays, "edge ").items() if np.isfinite(line).all()}
-    last = stack[-1]
-    if len(stack) == 2:
-        figures = {"figure": plots.row(stack, titles=_titles(stack)), "alignment": plots.before_after(*stack)}
+    shown = [s for s in stack if s.metadata.get("triple", 0) == 0]
+    last, titles = shown[-1], _titles(shown)
+    names = titles if len(shown) == len(stack) else report.name_all(stack)
+    if len(shown) == 2:
+        figures = {"figure": plots.row(shown, titles=titles), "alignment": plots.before_after(*shown)}
     else:
         figures = {"figure": plots.contour(last), "surface3d": plots.surface3d(last)}
-    if edges:
-        figures["edges"] = plots.edges({k: line for k, line in edges.items() if not k.startswith("test ")})
+    drawn = {name: line for name, line in edges.items() if "test " not in name and int(name.split()[-1]) <= 3}
+    if drawn:  # those of the first triple
+        figures["edges"] = plots.edges(drawn)
     if trails:
         figures["paths"] = plots.trajectory(stack[0], trails)
     if "slope_a" in last.layers:
@@ -44,7 +47,7 @@ def draw(path: Path) -> None:
         path / "report.html",
         stack,
         title=title,
-        names=_titles(stack),
+        names=names,
         measures=measures["records"],
         paths=[trails if s is stack[0] else {} for s in stack],
         tables=_tables(measures, last),

@@ -229,6 +229,10 @@ def load_all(config: Any, to: Given) -> Loaded:
             f"--plane {config.plane} wants three solutions; the files hold {len(loaded)}.\n"
             "  With one or two, take --plane random."
         )
+    if loaded and config.plane in ("solutions", "oblique") and len(loaded) % 3:
+        raise ValueError(
+            f"--plane {config.plane} wants three solutions, or six, nine … for a spread; got {len(loaded)}."
+        )
     everything = [w for _, w in loaded] + [w for path in paths.values() for w in path]
     if everything:
         planes.check_solutions(*everything)

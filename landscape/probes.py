@@ -25,17 +25,18 @@ PRODUCTS = LANCZOS + SIGNS + PROBES * NODES
 """Products with the Hessian at one solution."""
 
 
-def edges(to: Given, solutions: Sequence[Params], prefix: str, keep: Keep) -> dict[str, np.ndarray]:
-    """The loss along the lines between solutions, on training and test data, by name of the edge."""
+def edges(to: Given, solutions: Sequence[Params], prefix: str, keep: Keep, *, first: int = 0) -> dict[str, np.ndarray]:
+    """The loss along the lines between solutions numbered from first + 1, on training and test data, by name."""
     found: dict[str, np.ndarray] = {}
     profiles = {name: _profile(risk) for name, risk in {"": to.risk, "test ": to.test}.items() if risk}
     pairs = [(k, i) for i in range(len(solutions)) for k in range(i)]
     for name, profile in profiles.items():
         for k, i in pairs:
             ends = solutions[k], solutions[i]
-            file = f"edge-{prefix}{name}{k + 1}-{i + 1}".replace(" ", "-")
+            edge = f"{prefix}{name}{first + k + 1} – {first + i + 1}"
+            file = f"edge-{edge}".replace(" – ", "-").replace(" ", "-")
             kept = keep(file, ends, lambda profile=profile, ends=ends: {"line": profile(*ends)})
-            found[f"{prefix}{name}{k + 1} – {i + 1}"] = kept["line"]
+            found[edge] = kept["line"]
     return found
 
 

@@ -17,6 +17,7 @@ from landscape.__main__ import STOPPED, WRONG, dispatch, exit_code
 from landscape.extent import radius, regulariser
 from landscape.probes import barrier
 
+EDGES = ((1, 2), (1, 3), (2, 3), (4, 5), (4, 6), (5, 6))
 MANY = ("--network", "own_module:many", "--data", "own_module:data", "--loss", "own_module:loss")
 
 
@@ -161,20 +162,29 @@ def test_stopped_at_any_stage_and_continued_bit_for_bit(monkeypatch: pytest.Monk
     assert not [*Path("parts").glob("stage-*"), *Path("parts").glob("block-*"), *Path("parts").glob("training*")]
 
 
-def test_aligned_branches_before_and_after() -> None:
+def test_aligned_branches_before_and_after_with_a_spread() -> None:
     w = own_module.many().init(jax.random.key(0))
-    files = [f"m{k}.npz" for k in range(3)]
+    files = [f"m{k}.npz" for k in range(6)]
     for k, file in enumerate(files):
         order = np.random.default_rng(k).permutation(4)
         moved = jax.tree.map(lambda x, o=order, k=k: x[o] + 0.01 * jax.random.normal(jax.random.key(k), x.shape), w)
         checkpoints.save(file, moved)
     assert explore(*MANY, "--align", "--solutions", *files, "--out", "out", "--quiet") == 0
-    before, after = surfaces.load_stack("out/surface.nc")
-    assert np.abs(after.anchors).max() < 0.2 * np.abs(before.anchors).max()
-    barriers = json.loads(Path("out/measures.json").read_text())["barriers"]
-    assert barriers["aligned 1 – 2"] <= barriers["1 – 2"] + 1e-6
+    stack = surfaces.load_stack("out/surface.nc")
+    assert [(s.metadata["triple"], s.metadata["aligned"]) for s in stack] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for before, after in (stack[:2], stack[2:]):
+        assert np.abs(after.anchors).max() < 0.2 * np.abs(before.anchors).max()
+    measures = json.loads(Path("out/measures.json").read_text())
+    barriers = measures["barriers"]
+    assert set(barriers) == {f"{word}{i} – {j}" for word in ("", "aligned ") for i, j in EDGES}
+    for i, j in EDGES:
+        assert barriers[f"aligned {i} – {j}"] <= barriers[f"{i} – {j}"] + 1e-6
+    assert [(r["triple"], r["aligned"]) for r in measures["records"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for file in ("figure.png", "edges.png", "report.html", "alignment.png"):
         assert Path("out", file).stat().st_size > 10_000
+    page = Path("out/report.html").read_text("utf-8")
+    assert "95 % bootstrap interval" in page
+    assert "triple 2, orthonormal, aligned" in page
 
 
 @pytest.mark.parametrize(
@@ -203,6 +213,8 @@ def test_aligned_branches_before_and_after() -> None:
         (["--network", "own_module:risk", "--solutions", "w.npz", "v.npz", "u.npz"], "same parameters; number 1"),
         (["--network", "own_module:risk", "--solutions", "w.npz", "t.npz", "u.npz"], "number 1 has"),
         (["--network", "own_module:risk", "--solutions", "w.npz"], "wants three solutions"),
+        (["--network", "own_module:risk", "--solutions", *["w.npz"] * 4], "or six, nine"),
+        ([*MANY, "--triples", "2", "--plane", "random"], "--triples wants"),
         (["--network", "own_module:risk", "--solutions", "w.npz", "u.npz", "--plane", "pca"], "at least 3 points"),
         (["--network", "own_module:vector", "--solutions", "w.npz", "--plane", "random"], "must return a scalar"),
         (["--network", "own_module:wandering", "--solutions", "w.npz", "--plane", "random"], "deterministic"),
