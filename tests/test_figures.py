@@ -1,5 +1,6 @@
-"""figure1 and figure4: refusals before any work, and real images."""
+"""figure1 and figure4: refusals before any work, other losses, and real images."""
 
+import jax
 import numpy as np
 import pytest
 import xarray
@@ -44,6 +45,28 @@ def test_sizes_of_figure4_follow_from_its_layers_and_steps_from_its_images():
     assert shallow.step(1) == shallow.step(100) == deep.step(1) == deep.step(100) / 10 < figure4.Config().step(1)
     chosen = figure4.Config(hidden=(4, 4), branches=(2,), limit="all", learning_rate=0.5)
     assert (chosen.sizes, chosen.examples, chosen.step(4)) == ((2,), None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "loss"),
+    [
+        (["--tau", "0.5"], lambda f, y: np.maximum(0, 1 - y * f / 0.5)),
+        (["--loss", "squared"], lambda f, y: (f - y) ** 2),
+        (["--loss", "logistic"], lambda f, y: np.log1p(np.exp(-y * f))),
+    ],
+)
+def test_other_losses_are_trained_drawn_and_measured(options, loss, tmp_path):
+    """Their solutions' risk, by a loop in NumPy over the stored parameters."""
+    small = ["--branches", "3", "--points", "5", "--steps", "40", "--quiet", "--out", str(tmp_path)]
+    assert exit_code(lambda: dispatch(["figure1", *options, *small])) == 0
+    first, last = (np.load(tmp_path / "solutions-I3.npz")[f"params[{k}]['kernel']"].astype(float) for k in (0, 1))
+    data = datasets.synthetic_teacher(jax.random.key(1))
+    x, y = np.asarray(data.x, float), np.asarray(data.y, float)
+    units = [zip(*layers, strict=True) for layers in zip(first, last, strict=True)]
+    outputs = [sum(np.maximum(x @ w, 0) @ v for w, v in solution)[:, 0] for solution in units]
+    wanted = [loss(f, y).mean() for f in outputs]
+    for surface in load_stack(tmp_path / "surface.nc"):
+        np.testing.assert_allclose(surface.anchor_risk, wanted, rtol=1e-4)
 
 
 def test_a_truncated_image_file_is_refused(tmp_path, monkeypatch, capsys, data_root):
