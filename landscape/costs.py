@@ -233,12 +233,11 @@ def cache_bytes() -> int:
 
 
 def default_memory(device: Any) -> int:
-    """Bytes that a surface may take on a device: 3/4 of an accelerator's, 2 GiB (or half of what there is) on a CPU."""
+    """Bytes that a surface may take on a device: 3/4 of an accelerator's memory, on a CPU half of the machine's."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] * 3 // 4
     try:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError):
-        available = 4 * GIB
-    return max(min(2 * GIB, available // 2), GIB // 4)
+        return 2 * GIB

@@ -94,22 +94,19 @@ def together(plane: Plane, plan: costs.Plan, settings: Settings) -> int:
 def plan_for(problem: Problem, plane: Plane, grid: Grid, settings: Settings) -> costs.Plan:
     """Tile, operations and bytes of a surface, before anything runs; the same on all processes.
 
-    Branches are split over as few devices as the memory asks for. CPU devices live in one memory: there the copies of
-    the parameters count together.
+    Branches are split over as few devices as the memory asks for.
 
     Raises:
         ValueError: It fits however the branches are split, or they cannot be split as asked.
     """
     network, memory, devices = problem.network, settings.budget, len(settings.devices)
-    fixed, cpu = nbytes(plane), settings.devices[0].platform == "cpu"
     possible = meshes.shares(network.counts, devices)
     if settings.branch_devices not in (None, *possible):
         raise ValueError(
             f"branch_devices must divide the {devices} devices and the {network.counts} branches: one of {possible}; "
             f"got {settings.branch_devices}."
         )
-    wanted = [d for d in possible if not cpu or fixed * (devices // d) <= memory] or possible[-1:]
-    *others, last = [settings.branch_devices] if settings.branch_devices else wanted
+    *others, last = [settings.branch_devices] if settings.branch_devices else possible
     for share in others:
         with contextlib.suppress(ValueError):
             return _plan(problem, plane, grid, settings, share, memory)
@@ -181,7 +178,7 @@ def block_sums(
     like: trees.Signature | None = None,
     stacked: bool = False,
 ) -> jax.Array:
-    """`grid_sums` on every device of a mesh: [devices that share the examples, Q, A, B], whole on each of them.
+    """`grid_sums` on every device of a mesh: [devices that share the examples, Q, A, B].
 
     A stack of R planes is a loop on the device, traced once whatever R. In its place `vmap` takes R times the
     temporary memory and is no faster, as a tile fills the cache already (measured at R = 5).
@@ -209,11 +206,7 @@ def block_sums(
         out_specs=P("examples", None, None, "points"),
         check_vma=False,
     )
-    # Every process reads the sums of all.
-    whole = NamedSharding(mesh, P())
-    if not stacked:
-        return lax.with_sharding_constraint(run(triple, data, axes), whole)
-    return lax.with_sharding_constraint(lax.map(lambda plane: run(plane[0], data, plane[1]), (triple, axes)), whole)
+    return lax.map(lambda plane: run(plane[0], data, plane[1]), (triple, axes)) if stacked else run(triple, data, axes)
 
 
 def _blocks(
@@ -240,7 +233,9 @@ def _blocks(
             found = known[i]
             if not there:
                 data = meshes.placed(_block(problem, layout, i, dtype), layout.over("examples"))
-                found = np.asarray(run(data=data), np.float64).sum(-4)[..., : total.shape[-1]].reshape(total.shape)
+                found = (
+                    meshes.gathered(run(data=data)).astype(float).sum(-4)[..., : total.shape[-1]].reshape(total.shape)
+                )
                 file, key = files[i]
                 if file:
                     storage.save_arrays(file, {"sums": found}, key)
