@@ -106,7 +106,8 @@ def plan(
 ) -> Plan:
     """Share out seeds and branches, from shapes alone: seeds over devices, else branches too, else seed after seed.
 
-    CPU devices live in one memory; there the bytes of all of them count together.
+    CPU devices live in one memory; there the bytes of all of them count together, and seeds take turns on all cores
+    rather than have their branches split.
 
     Args:
         problem: Data and network.
@@ -127,10 +128,11 @@ def plan(
         )
     one, choices = sizes(problem, optimizer), [share] if share else possible
     plans = [_shared_out(devices, seeds, seeds, d, one) for d in choices]
-    plans += [_shared_out(devices, 1, seeds, d, one) for d in reversed(choices)]
     cpu = devices[0].platform == "cpu"
+    plans += [_shared_out(devices, 1, seeds, d, one) for d in reversed(choices)]
+    plans.sort(key=lambda p: p.share if cpu else 0)
     found = next((p for p in plans if (p.total if cpu else p.nbytes) <= memory), None)
-    found = found or next((p for p in reversed(plans) if p.nbytes <= memory), None)
+    found = found or next((p for p in (plans[1:] if cpu else plans) if p.nbytes <= memory), None)
     if found is None:
         raise ValueError(
             f"Training needs {min(p.nbytes for p in plans) / costs.GIB:.2f} GiB on each device for one solution of "
@@ -250,7 +252,7 @@ def _slopes(static: Static, params: Params, batch: Any) -> Params:
 
 @partial(jax.jit, static_argnums=0)
 def risks(static: Static, params: Params, data: Dataset) -> jax.Array:
-    """The risk of every seed on all the data, [S], whole on every process."""
+    """The risk of every seed on all the data, [S]."""
 
     def of(params: Params, data: Dataset) -> jax.Array:
         risk = partial(streamed_risk, static.network, static.loss, data=data, axis=static.axis)
@@ -259,4 +261,4 @@ def risks(static: Static, params: Params, data: Dataset) -> jax.Array:
     if static.axis is not None:
         specs = {"in_specs": (P("seeds", "branches"), P()), "out_specs": P("seeds")}
         of = jax.shard_map(of, mesh=static.mesh, check_vma=False, **specs)
-    return lax.with_sharding_constraint(of(params, data), NamedSharding(static.mesh, P()))
+    return of(params, data)

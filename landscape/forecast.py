@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from landscape import costs, evaluation, trees
+from landscape import costs, descent, evaluation, trees
 from landscape.grids import Grid
 from landscape.planes import Plane
 from landscape.problem import Problem
@@ -15,6 +15,10 @@ RATES = {"cpu": (2e10, 4e10), "gpu": (4e12, 1e13), "tpu": (4e12, 1e13)}
 """Operations a second, training and surfaces, of one device: for the announced time only."""
 PRODUCT, BENT = 6, 9
 """A product with the Hessian, and slope and Hessian in a plane, in evaluations of the risk."""
+PROCESS = 6 * 10**8
+"""Bytes of a process with its libraries, compiled programs and buffers (measured)."""
+HELD = 11
+"""Solutions held at once while one triple is drawn: as trained, as views, aligned, the axes of their plane."""
 COMPILING = 3.0
 """Seconds until a program is compiled, about."""
 
@@ -96,6 +100,28 @@ def planned(problem: Problem, points: int, memory: int | None = None) -> costs.P
     shapes = jax.eval_shape(problem.network.init, jax.random.key(0))
     plane = Plane(shapes, shapes, shapes, np.zeros((0, 2)))
     return evaluation.plan(problem, plane, Grid(np.arange(points), np.arange(points)), memory)
+
+
+def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int) -> int:
+    """Bytes at the peak of training and drawing triples: on a CPU of the process, elsewhere of a device.
+
+    Args:
+        problem: Data and network.
+        optimizer: The optimiser, whose state counts.
+        seeds: Solutions trained.
+        points: Grid points along each axis.
+        memory: Bytes allowed on each device.
+
+    Raises:
+        ValueError: Training or a surface does not fit the memory.
+    """
+    plan = planned(problem, points, memory)
+    trained = descent.plan(problem, optimizer, seeds, memory)
+    if jax.devices()[0].platform != "cpu":
+        return max(trained.nbytes, plan.nbytes)
+    one = trees.nbytes(jax.eval_shape(problem.network.init, jax.random.key(0)))
+    drawn = (seeds - 3 + HELD) * one + plan.nbytes * jax.local_device_count()
+    return PROCESS + max(trained.total, drawn)
 
 
 def forward(problem: Problem, memory: int | None = None) -> float:

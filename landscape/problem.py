@@ -18,7 +18,7 @@ from landscape.streaming import chunked_sum
 Params = Any
 
 EXAMPLES_AT_A_TIME = 1024
-BRANCHES_AT_A_TIME = 512
+BRANCHES_AT_A_TIME = 1024
 """Where the network does not say: activations of so many branches exist at a time."""
 
 

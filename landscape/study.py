@@ -149,7 +149,8 @@ def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
         f"{len(cases)} networks ({sizes} branches) · {len(data):,} examples in R^{shape} · {seeds} solutions each · "
         f"{protocol.points} x {protocol.points} points",
     )
-    memory = max(plan.nbytes for plan in plans) / costs.GIB
+    optimizer, budget = optax.sgd(protocol.learning_rate), run.options.memory_bytes
+    memory = max(forecast.peak(c.problem, optimizer, seeds, protocol.points, budget) for c in cases) / costs.GIB
     words = list(dict.fromkeys(map(forecast.duration, spans)))
     time = f"about {words[0]}" if len(words) == 1 else f"{words[0]} or more, at most {words[1]}: until it converges"
     run.plan(f"{memory:.2f} GiB", forecast.operations(step * least + drawing), time)

@@ -1,7 +1,7 @@
 """Stochastic gradient descent, vmapped over seeds and looped over steps on the device, resumable (§5.1)."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,20 +163,24 @@ class _Seeds:
     def risks(self) -> np.ndarray:
         """The risk of every seed on all the data, [S]."""
         found = [descent.risks(self.static, self._here(s).params, self.data) for s in self.states]
-        return self._joined([np.asarray(r, float) for r in found])
+        return self._joined(*found).astype(float)
 
     def whole(self, of: Callable[[State], Any] = lambda state: state) -> Any:
         """The states, or parts of them, of all seeds on the host of every process, [S, ...]."""
-        found = [meshes.gathered(of(state)) for state in self.states]
-        return jax.tree.map(lambda *x: self._joined(x), *found)
+        return jax.tree.map(self._joined, *map(of, self.states))
 
     def shapes(self) -> State:
         """Shapes and types of the states of all seeds together, [S, ...]."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.count, *x.shape[1:]), x.dtype), self.states[0])
 
-    def _joined(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        kept = [x[: len(part)] for x, part in zip(parts, self.parts, strict=True)]
-        return kept[0] if len(kept) == 1 else np.concatenate(kept)
+    def _joined(self, *parts: Any) -> np.ndarray:
+        """Rows of all parts without their padding, [S, ...]; beside these only one part at a time is on the host."""
+        if len(parts) == 1:
+            return meshes.gathered(parts[0])[: self.count]
+        whole = np.empty((self.count, *parts[0].shape[1:]), parts[0].dtype)
+        for x, part in zip(parts, self.parts, strict=True):
+            whole[part.start : part.stop] = meshes.gathered(x)[: len(part)]
+        return whole
 
     def replace(self, whole: State) -> None:
         """Take up stored states of all seeds, [S, ...]."""

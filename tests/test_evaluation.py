@@ -121,7 +121,7 @@ def test_branches_are_split_when_three_solutions_do_not_fit_one_device() -> None
     problem, plane = ls.Problem(data, network, ls.losses.multiclass_hinge), ls.Plane(*(shapes,) * 3, np.zeros((0, 2)))
     grid, tile = ls.Grid(np.arange(4.0), np.arange(3.0)), Tile(16, 20, 20, 1)
     size, used = 3 * trees.nbytes(shapes), {}
-    for share, memory in ((1, 5 * size), (2, 2.5 * size), (4, 1.5 * size)):
+    for share, memory in ((1, 1.5 * size), (2, 0.8 * size), (4, 0.4 * size)):
         plan = evaluation.plan(problem, plane, grid, int(memory), tile)
         assert plan.share == share
         mesh = meshes.mesh(jax.local_devices()[:4], points=4 // share, examples=1, branches=share)
