@@ -91,45 +91,52 @@ def set_weights(net: Branches, axes: list[list[torch.Tensor]], grid: ls.Grid, x:
     return found
 
 
-def timed(work: Callable[[], np.ndarray], rounds: int) -> tuple[np.ndarray, float]:
-    """The result, and the least of several times after a warm-up."""
-    found, times = work(), []
+def timed(works: dict[str, Callable[[], np.ndarray]], rounds: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The results, and the median times of interleaved rounds after a warm-up of all."""
+    found, times = {name: work() for name, work in works.items()}, {name: [] for name in works}
     for _ in range(rounds):
-        begun = time.perf_counter()
-        found = work()
-        times.append(time.perf_counter() - begun)
-    return found, min(times)
+        for name, work in works.items():
+            begun = time.perf_counter()
+            found[name] = work()
+            times[name].append(time.perf_counter() - begun)
+    return found, {name: float(np.median(t)) for name, t in times.items()}
 
 
 def main() -> None:
     """Run everything, print a table, write results/peers.json; fails where a peer disagrees."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--points", type=int, default=11)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--branches", type=int, default=30)
     parser.add_argument("--inputs", type=int, default=784)
     parser.add_argument("--examples", type=int, default=1000)
-    asked = parser.parse_args()
+    asked, load = parser.parse_args(), os.getloadavg()[0]
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     problem, plane = network_and_plane(asked.inputs, asked.branches, asked.examples)
     grid = ls.grid_around(plane, (asked.points, asked.points - 1))
     x, y = torch.tensor(np.asarray(problem.data.x)), torch.tensor(np.asarray(problem.data.y))
     axes = [[torch.tensor(np.array(leaf)) for leaf in jax.tree.leaves(tree)] for tree in (plane.u, plane.v)]
-    ours, seconds = timed(lambda: ls.evaluate(problem, plane, grid, progress=False).risk, asked.rounds)
+    works: dict[str, Callable[[], np.ndarray]] = {
+        "landscape": lambda: ls.evaluate(problem, plane, grid, progress=False).risk,
+        "in place": lambda: in_place(Branches(plane.origin), axes, grid, x, y),
+        "set weights": lambda: set_weights(Branches(plane.origin), axes, grid, x, y),
+    }
+    with torch.no_grad():
+        found, seconds = timed(works, asked.rounds)
     content: dict[str, Any] = {
         "device": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "load_before": load,
         "versions": {"jax": jax.__version__, "torch": torch.__version__},
         "sizes": vars(asked),
-        "seconds": {"landscape": seconds},
+        "seconds": seconds,
     }
-    for name, loop in (("in place", in_place), ("set weights", set_weights)):
-        with torch.no_grad():
-            theirs, took = timed(lambda loop=loop: loop(Branches(plane.origin), axes, grid, x, y), asked.rounds)
-        difference = float(np.max(np.abs(theirs - ours) / np.abs(ours)))
-        content["seconds"][name] = took
-        content[name] = {"ratio": took / seconds, "largest_relative_difference": difference}
-        print(f"{name:<12} {took:8.3f} s   {took / seconds:6.1f} x   relative difference {difference:.1e}")
+    for name in ("in place", "set weights"):
+        difference = float(np.max(np.abs(found[name] - found["landscape"]) / np.abs(found["landscape"])))
+        ratio = seconds[name] / seconds["landscape"]
+        content[name] = {"ratio": ratio, "largest_relative_difference": difference}
+        print(f"{name:<12} {seconds[name]:8.3f} s   {ratio:6.1f} x   relative difference {difference:.1e}")
         if difference > AGREES:
             raise SystemExit(f"{name} differs by {difference:.1e}, more than {AGREES:.0e}.")
     RESULTS.mkdir(exist_ok=True)
