@@ -238,9 +238,8 @@ def main() -> None:
         cost = "  ".join(f"{k} {v:.4g}" for k, v in result["ms_per_point"].items())
         print(f"{name}: {result['ratio_to_torch']:.0f} x PyTorch (wanted {result['must']}); ms a point: {cost}")
         worst = max(result["largest_relative_difference"].values())
-        print(
-            f"    largest difference {worst:.0e} of the largest loss; {100 * result['share_of_peak']:.0f} % of the arithmetic peak"
-        )
+        share = f"{100 * result['share_of_peak']:.0f} % of the arithmetic peak"
+        print(f"    largest difference {worst:.0e} of the largest loss; {share}")
     if set(asked.cases) == set(CASES):
         machine = {"processor": platform.processor() or platform.machine(), "devices": jax.device_count()}
         versions = {"jax": jax.__version__, "landscape": ls.__version__, "python": platform.python_version()}
