@@ -72,7 +72,7 @@ class Config:
         return (self.learning_rate or STEP[self.dataset]) * (branches**0.5 if len(self.hidden) > 1 else 1.0)
 
 
-def images(config: Config, run: Run) -> tuple[ls.Dataset, ls.Dataset | None]:
+def images(config: Config, run: Run) -> "tuple[ls.Dataset, ls.Dataset | None]":
     """The training examples and those of the test set; with --smoke and no files at hand random ones, which is said."""
     import jax
 
