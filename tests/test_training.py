@@ -288,7 +288,7 @@ def test_training_stops_once_no_seed_improves() -> None:
 
 def test_a_noisy_plateau_is_no_improvement() -> None:
     """Entries that are high by chance do not make later ones an improvement; a new lowest one is."""
-    noise = np.random.default_rng().uniform(0, 0.5, 6)
+    noise = np.random.default_rng().uniform(0.2, 0.5, 6)
     plateau, falling = np.array([1.0, *noise, 0.2, 0.2 + noise.max(), *(0.2 + noise[:3])]), np.linspace(1, 0.5, 12)
     history = list(np.stack([plateau, falling], 1))
     history[0][0] = 0.2
