@@ -43,6 +43,8 @@ def test_sizes_of_figure4_follow_from_its_layers_and_steps_from_its_images():
     assert (shallow.sizes, shallow.examples) == ((1, 3, 10, 30, 100), 2_000)
     assert (deep.sizes, deep.examples) == ((1, 10, 100, 1000), 500)
     assert shallow.step(1) == shallow.step(100) == deep.step(1) == deep.step(100) / 10 < figure4.Config().step(1)
+    assert [round(shallow.step(n) / shallow.step(1), 6) for n in (1_000, 10_000)] == [1, 0.1]
+    assert deep.step(4_000) == deep.step(1_000) / 4
     chosen = figure4.Config(hidden=(4, 4), branches=(2,), limit="all", learning_rate=0.5)
     assert (chosen.sizes, chosen.examples, chosen.step(4)) == ((2,), None, 1.0)
 
