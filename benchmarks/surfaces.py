@@ -24,27 +24,18 @@ import numpy as np
 
 import landscape as ls
 from landscape import evaluation, evaluators
+from landscape.cases import Case, problem_of
 from landscape.ceilings import arithmetic_peak
 
 RESULTS = Path(__file__).parent / "results"
 
 
-class Case(NamedTuple):
-    """A network and the size of its data."""
-
-    inputs: int
-    hidden: tuple[int, ...]
-    outputs: int
-    branches: int
-    examples: int
-
-
 CASES = {
-    "synthetic-100": Case(10, (1,), 1, 100, 1000),
-    "synthetic-1000": Case(10, (1,), 1, 1000, 1000),
-    "mnist": Case(784, (8,), 10, 100, 2000),
-    "cifar": Case(3072, (8,), 10, 100, 2000),
-    "888": Case(3072, (8, 8, 8), 10, 100, 1000),
+    "synthetic-100": Case("surface", 10, (1,), 1, 100, 1000),
+    "synthetic-1000": Case("surface", 10, (1,), 1, 1000, 1000),
+    "mnist": Case("surface", 784, (8,), 10, 100, 2000),
+    "cifar": Case("surface", 3072, (8,), 10, 100, 2000),
+    "888": Case("surface", 3072, (8, 8, 8), 10, 100, 1000),
 }
 MUST = {"synthetic-100": 8, "synthetic-1000": 12, "mnist": 40, "cifar": 80, "888": 40}
 """Wanted ratios to the PyTorch loop."""
@@ -60,15 +51,8 @@ class Setting(NamedTuple):
 
 def setting(case: Case, points: int) -> Setting:
     """Random data and three random networks on a plane."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(case.examples, case.inputs)).astype("f4")
-    binary = case.outputs == 1
-    y = np.sign(rng.normal(size=case.examples)).astype("f4") if binary else rng.integers(0, case.outputs, case.examples)
-    loss = ls.losses.hinge if binary else ls.losses.multiclass_hinge
-    branch = ls.networks.mlp_branch((case.inputs, *case.hidden, case.outputs))
-    network = ls.MultiBranch(branch, case.branches, average=False)
-    problem = ls.Problem(ls.Dataset(x, y), network, loss)
-    plane = ls.planes.through_solutions(*(network.init(jax.random.key(s)) for s in range(3)))
+    problem = problem_of(case, seed=0)
+    plane = ls.planes.through_solutions(*(problem.network.init(jax.random.key(s)) for s in range(3)))
     return Setting(problem, plane, ls.grid_around(plane, points))
 
 

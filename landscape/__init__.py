@@ -35,7 +35,7 @@ _HOMES = {
     "from_flax": "networks",
     "from_linen": "networks",
     "Problem": "problem",
-    "Solutions": "training",
+    "Solutions": "solutions",
     "train": "training",
     "Plane": "planes",
     "Grid": "grids",

@@ -52,7 +52,7 @@ def align(problem: Problem, reference: Params, params: Params, *, by: By = "auto
     """
     if by not in ("auto", "units", "parameters", "outputs"):
         raise ValueError(f'by must be "auto", "units", "parameters" or "outputs"; got {by!r}.')
-    wanted = jax.eval_shape(problem.network.init, jax.random.key(0))
+    wanted = problem.shapes
     for name, given in (("reference", reference), ("params", params)):
         _check_shapes(name, wanted, given)
     x, groups = problem.data.x[:examples], problem.network.groups

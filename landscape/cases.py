@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from landscape import blocks, costs, evaluators, losses, networks, planes, training, trees
+from landscape import blocks, costs, evaluators, losses, networks, planes, trees
 from landscape.datasets import Dataset
-from landscape.grids import Grid, grid_around
-from landscape.planes import Plane
+from landscape.grids import grid_around
 from landscape.problem import Problem
+from landscape.solutions import Solutions
+from landscape.training import train
 
 WIDTH, SEEDS = 16, 100
 """Hidden units of the networks of Table 1 that are timed, and their number."""
@@ -137,7 +136,11 @@ def problem_of(case: Case, seed: int) -> Problem:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(case.examples, case.inputs)).astype(np.float32)
     binary = case.outputs == 1
-    y = np.sign(rng.normal(size=case.examples)).astype(np.float32) if binary else rng.integers(0, 10, case.examples)
+    y = (
+        np.sign(rng.normal(size=case.examples)).astype(np.float32)
+        if binary
+        else rng.integers(0, case.outputs, case.examples)
+    )
     branch = networks.mlp_branch((case.inputs, *case.hidden, case.outputs))
     network = networks.MultiBranch(branch, case.branches, average=False)
     return Problem(Dataset(x, y), network, losses.hinge if binary else losses.multiclass_hinge)
@@ -150,8 +153,10 @@ def _surface(case: Case, precision: str, memory: int | None, seed: int) -> Ready
     devices = tuple(jax.local_devices())
     settings = evaluators.Settings(precision, memory, None, devices, None, False, lambda: None)
     plan = evaluators.plan_for(problem, plane, grid, settings)
-    inputs, options = _placed(problem, plane, grid, plan, devices)
-    run, stages, used = _staged(partial(evaluators.block_sums.trace, *inputs, **options), lambda run: run(*inputs))
+    made = evaluators.prepare(problem, [plane], [grid], [problem.loss], plan, settings, whole=True)
+    inputs = made.triple, made.data(0), made.axes
+    trace = partial(evaluators.block_sums.trace, *inputs, **made.options)
+    run, stages, used = _staged(trace, lambda run: run(*inputs))
 
     def call() -> np.ndarray:
         return evaluators.problem_means(problem, plane, grid, [problem.loss], settings).values
@@ -171,30 +176,6 @@ def _surface(case: Case, precision: str, memory: int | None, seed: int) -> Ready
         stages,
         {"planned": plan.temporary, **used},
     )
-
-
-def _placed(
-    problem: Problem, plane: Plane, grid: Grid, plan: costs.Plan, devices: tuple[Any, ...]
-) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
-    """The arguments of `block_sums` for all the examples at once, on the devices."""
-    chunks = math.ceil(len(problem.data) / plan.tile.examples)
-    sharing = max(d for d in range(1, len(devices) + 1) if len(devices) % d == 0 and d <= chunks)
-    rows = len(devices) // sharing
-    mesh = jax.make_mesh((rows, sharing), ("points", "examples"), axis_types=(AxisType.Auto,) * 2, devices=devices)
-    everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("examples"))
-    rest = -len(problem.data) % (sharing * plan.tile.examples)
-    data = tuple(
-        jax.device_put(np.pad(t, [(0, rest)] + [(0, 0)] * (np.ndim(t) - 1)), split)
-        for t in (problem.data.x, problem.data.y, np.ones(len(problem.data), np.float32))
-    )
-    axes = tuple(np.float32(t) for t in (grid.a, np.pad(grid.b, (0, -len(grid.b) % rows), mode="edge")))
-    triple, axes = jax.device_put(((plane.origin, plane.u, plane.v), axes), everywhere)
-    return (triple, data, axes), {
-        "network": problem.network,
-        "losses": (problem.loss,),
-        "tile": plan.tile,
-        "mesh": mesh,
-    }
 
 
 def _table1(case: Case, seed: int) -> Ready:
@@ -237,8 +218,8 @@ def _train(case: Case, seed: int) -> Ready:
     problem = problem_of(case, seed)
     keys, optimizer = jax.random.split(jax.random.key(seed), 1), optax.sgd(0.01)
 
-    def call() -> training.Solutions:
-        return training.train(problem, keys, optimizer, steps=case.steps, batch_size=case.batch, progress=False)
+    def call() -> Solutions:
+        return train(problem, keys, optimizer, steps=case.steps, batch_size=case.batch, progress=False)
 
     begun = time.perf_counter()
     call()

@@ -23,8 +23,6 @@ EXAMPLES_CHECKED = 512
 BRANCHES_CHECKED = 512
 """Where the network does not say: activations of so many branches exist at a time."""
 
-fast_risk = jax.jit(streamed_risk, static_argnums=(0, 1))
-
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 5))
 def _risk(measure: Callable[..., jax.Array], network: Any, loss: Loss, w: Any, data: Any, mesh: Mesh | None) -> Any:

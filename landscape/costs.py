@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jcore
 
-from landscape import lanes, trees
+from landscape import lanes, meshes, trees
 from landscape.networks import MultiBranch
 from landscape.problem import stage
 from landscape.tiles import Tile
@@ -232,8 +232,14 @@ def cache_bytes() -> int:
     return found if found > 2**17 else 2**20
 
 
+def allowed(memory: int | None, devices: Sequence[Any]) -> int:
+    """Bytes allowed on each device, the same on all processes: `memory`, or what the device leaves to us when None."""
+    here = next(d for d in devices if d.process_index == jax.process_index())
+    return int(meshes.from_leader(memory or default_memory(here)))
+
+
 def default_memory(device: Any) -> int:
-    """Bytes that a surface may take on a device: 3/4 of an accelerator's memory, on a CPU half of the machine's."""
+    """Bytes that a computation may take on a device: 3/4 of an accelerator's memory, on a CPU half of the machine's."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] * 3 // 4

@@ -4,7 +4,6 @@ For f(a, b) = R(o + a u + b v): ∇f and ∇²f, 2 and 2×2 numbers a point. A p
 between its kinks, and at a kink no derivative sees it; `in_plane` says so instead of showing zeros.
 """
 
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from jax import lax
 from landscape import spectrum, storage
 from landscape.grids import Grid, checked
 from landscape.planes import Plane
-from landscape.problem import Problem, programs
+from landscape.problem import Problem, fingerprint
 from landscape.progress import Bar, showing
 from landscape.tracing import program
 
@@ -98,16 +97,14 @@ def in_plane(
     of, data = spectrum.objective(problem)
     dtype = jnp.result_type(*jax.tree.leaves(plane.origin))
     triple, axis, rows = (plane.origin, plane.u, plane.v), jnp.asarray(grid.a, dtype), []
-    key = _key(problem, plane, grid) if directory else ""
+    kept = storage.Blocks(Path(directory), _key(problem, plane, grid)) if directory else storage.Blocks(None, "")
     with showing(progress, "curvature", len(grid.a) * len(grid.b), "points") as bar:
         for j, b in enumerate(grid.b):
-            file = Path(directory) / f"block-{key[:8]}-{j:04}.npz" if directory else None
-            found = _stored(file, key)
+            found = kept.load(j)
             if found is None:
                 row = _row(of, data, triple, axis, jnp.asarray(b, dtype))
                 found = {str(n): np.asarray(x, np.float64) for n, x in enumerate(row)}
-                if file:
-                    storage.save_arrays(file, found, key)
+                kept.save(j, found)
             rows.append((found["0"], found["1"]))
             bar.update(len(grid.a))
             if check_stop:
@@ -118,20 +115,9 @@ def in_plane(
 
 
 def _key(problem: Problem | spectrum.Risk, plane: Plane, grid: Grid) -> str:
-    if isinstance(problem, Problem):
-        computed = [problem.data.fingerprint, repr(problem.network), *programs(problem, [problem.loss])]
-    else:
-        computed = [program(problem, plane.origin)]
+    risk = isinstance(problem, Problem)
+    computed = fingerprint(problem, [problem.loss]) if risk else program(problem, plane.origin)
     return storage.fingerprint("curvature", computed, tuple(plane)[:3], tuple(grid))
-
-
-def _stored(file: Path | None, key: str) -> dict[str, np.ndarray] | None:
-    """A finished row; a damaged one is computed again."""
-    try:
-        return storage.load_arrays(file, key) if file else None
-    except storage.Corrupted as error:
-        warnings.warn(f"{error.args[0].splitlines()[0]} It is computed again.", stacklevel=2)
-        return None
 
 
 def unseen(grid: Grid, gradient: np.ndarray, hessian: np.ndarray) -> float:
@@ -173,8 +159,7 @@ def reason(problem: Problem | spectrum.Risk, share: float) -> str:
 def piecewise_linear(problem: Problem) -> bool:
     """Whether the loss per example has second derivative zero at random outputs, tried at outputs of several sizes."""
     y = jnp.asarray(np.asarray(problem.data.y)[:PROBES])
-    shapes = jax.eval_shape(problem.network.init, jax.random.key(0))
-    outputs = jax.eval_shape(problem.network.apply, shapes, problem.data.x[: len(y)])
+    outputs = jax.eval_shape(problem.network.apply, problem.shapes, problem.data.x[: len(y)])
     scales = 10.0 ** jnp.linspace(-1, 1, len(y)).reshape(-1, *[1] * (len(outputs.shape) - 1))
     f, d = (jax.random.normal(k, outputs.shape, outputs.dtype) for k in jax.random.split(jax.random.key(0)))
 

@@ -95,14 +95,17 @@ class Sizes(NamedTuple):
 def sizes(problem: Problem, optimizer: optax.GradientTransformation) -> Sizes:
     """The bytes of one seed, from shapes alone."""
     network = problem.network
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    one, state = trees.nbytes(shapes), trees.nbytes(jax.eval_shape(optimizer.init, shapes))
+    one, state = trees.nbytes(problem.shapes), trees.nbytes(jax.eval_shape(optimizer.init, problem.shapes))
     chunk = min(network.branch_chunk or BRANCHES_AT_A_TIME, network.total) * one // network.total
     return Sizes(one, one + state, chunk, sum(t.nbytes for t in (problem.data.x, problem.data.y, problem.data.weight)))
 
 
 def plan(
-    problem: Problem, optimizer: optax.GradientTransformation, seeds: int, memory: int, share: int | None = None
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    seeds: int,
+    memory: int | None = None,
+    share: int | None = None,
 ) -> Plan:
     """Share out seeds and branches, from shapes alone: seeds over devices, else branches too, else seed after seed.
 
@@ -113,13 +116,14 @@ def plan(
         problem: Data and network.
         optimizer: The optimiser, whose state counts.
         seeds: S.
-        memory: Bytes allowed on each device.
+        memory: Bytes allowed on each device; chosen from the device when None.
         share: Devices that branches are split over, where it is not to be chosen.
 
     Raises:
         ValueError: One seed does not fit the memory however its branches are split, or they cannot be split as asked.
     """
     devices, counts = jax.devices(), problem.network.counts
+    memory = costs.allowed(memory, devices)
     possible = meshes.shares(counts, len(devices))
     if share not in (None, *possible):
         raise ValueError(
@@ -127,19 +131,21 @@ def plan(
             f"got {share}."
         )
     one, choices = sizes(problem, optimizer), [share] if share else possible
-    plans = [_shared_out(devices, seeds, seeds, d, one) for d in choices]
-    cpu = devices[0].platform == "cpu"
-    plans += [_shared_out(devices, 1, seeds, d, one) for d in reversed(choices)]
-    plans.sort(key=lambda p: p.share if cpu else 0)
-    found = next((p for p in plans if (p.total if cpu else p.nbytes) <= memory), None)
-    found = found or next((p for p in (plans[1:] if cpu else plans) if p.nbytes <= memory), None)
-    if found is None:
+    together = [_shared_out(devices, seeds, seeds, d, one) for d in choices]
+    in_turn = [_shared_out(devices, 1, seeds, d, one) for d in reversed(choices)]
+    fitting = [p for p in together + in_turn if p.nbytes <= memory]
+    if devices[0].platform == "cpu":
+        # The fewest parts first; seeds that wait can be nowhere else, so that at least the one in hand must fit.
+        whole = [p for p in together + in_turn if p.total <= memory]
+        fitting = sorted(whole or [p for p in in_turn if p in fitting], key=lambda p: p.share)
+    if not fitting:
+        least = min(p.nbytes for p in together + in_turn)
         raise ValueError(
-            f"Training needs {min(p.nbytes for p in plans) / costs.GIB:.2f} GiB on each device for one solution of "
+            f"Training needs {least / costs.GIB:.2f} GiB on each device for one solution of "
             f"{one.solution / costs.GIB:.2f} GiB; {memory / costs.GIB:.2f} GiB are allowed.\n"
             "  Raise --memory, or take fewer branches."
         )
-    return found
+    return fitting[0]
 
 
 def _shared_out(devices: list[Any], at_once: int, seeds: int, share: int, one: Sizes) -> Plan:

@@ -168,7 +168,7 @@ def _of_function(
 
 
 def _refuse_misfit(problem: Problem, plane: Plane) -> None:
-    wanted = jax.eval_shape(problem.network.init, jax.random.key(0))
+    wanted = problem.shapes
     shapes = [[x.shape for x in jax.tree.leaves(tree)] for tree in (wanted, plane.origin)]
     if jax.tree.structure(wanted) != jax.tree.structure(plane.origin) or shapes[0] != shapes[1]:
         raise ValueError(

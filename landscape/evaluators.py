@@ -1,6 +1,7 @@
 """Running the grid loop: over blocks of examples and all devices, resumable block by block."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from landscape.grids import Grid
 from landscape.losses import Loss
 from landscape.networks import MultiBranch
 from landscape.planes import Plane
-from landscape.problem import Problem, programs
+from landscape.problem import Problem, fingerprint
 from landscape.progress import Bar, showing
 from landscape.tiles import Tile, grid_sums, lay_out
 
@@ -43,7 +44,7 @@ class Settings(NamedTuple):
     @property
     def budget(self) -> int:
         """Bytes allowed on each device, the same on all processes."""
-        return int(meshes.from_leader(self.memory or costs.default_memory(self.devices[0])))
+        return costs.allowed(self.memory, self.devices)
 
 
 class Sums(NamedTuple):
@@ -154,12 +155,12 @@ class _Layout(NamedTuple):
         return NamedSharding(self.mesh, P(axis))
 
 
-def _layout(problem: Problem, plan: costs.Plan, settings: Settings, planes: int) -> _Layout:
+def _layout(problem: Problem, plan: costs.Plan, settings: Settings, planes: int, whole: bool) -> _Layout:
     chunks, devices = -(-len(problem.data) // plan.tile.examples), len(settings.devices) // plan.share
     sharing = max(d for d in range(1, devices + 1) if devices % d == 0 and d <= chunks)
     mesh = meshes.mesh(settings.devices, points=devices // sharing, examples=sharing, branches=plan.share)
     operations = max(planes * plan.operations / plan.share, 1)
-    aim = OPERATIONS_A_BLOCK.get(settings.devices[0].platform, 1e11) * chunks / operations
+    aim = math.inf if whole else OPERATIONS_A_BLOCK.get(settings.devices[0].platform, 1e11) * chunks / operations
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
     each = -(-chunks // (sharing * blocks))
     return _Layout(mesh, each, blocks, each * sharing * plan.tile.examples)
@@ -209,6 +210,54 @@ def block_sums(
     return lax.map(lambda plane: run(plane[0], data, plane[1]), (triple, axes)) if stacked else run(triple, data, axes)
 
 
+class Prepared(NamedTuple):
+    """The arguments of `block_sums`, on the devices; the examples block by block."""
+
+    problem: Problem
+    layout: _Layout
+    triple: Any
+    axes: Any
+    options: dict[str, Any]
+
+    def data(self, i: int) -> tuple[Any, ...]:
+        """Block i of the examples."""
+        dtype = jnp.result_type(*self.axes)
+        return meshes.placed(_block(self.problem, self.layout, i, dtype), self.layout.over("examples"))
+
+    def sums(self, i: int) -> np.ndarray:
+        """Σ weight ℓ over block i, [R, Q, A, padded B] or without R for one plane, in float64."""
+        found = block_sums(self.triple, self.data(i), self.axes, **self.options)
+        return meshes.gathered(found).astype(float).sum(-4)
+
+
+def prepare(
+    problem: Problem,
+    planes: Sequence[Plane],
+    grids: Sequence[Grid],
+    losses: Sequence[Loss],
+    plan: costs.Plan,
+    settings: Settings,
+    whole: bool = False,
+) -> Prepared:
+    """Lay planes and grids on the devices, and the weights of the first layer out where there is room.
+
+    Args:
+        problem: Data and network.
+        planes: R planes.
+        grids: As many grids, of one shape.
+        losses: Q functions.
+        plan: Of one of the surfaces.
+        settings: How to run.
+        whole: Take all examples as one block.
+    """
+    layout, one = _layout(problem, plan, settings, len(planes), whole), planes[0]
+    placed = [_placed(problem, *both, layout, plan, settings.budget) for both in zip(planes, grids, strict=True)]
+    triple, axes = trees.stack(placed) if len(planes) > 1 else placed[0]
+    like = part_of(one.origin, plan.share) if _roomy(one, plan, settings.budget) else None
+    options = {"network": problem.network, "losses": tuple(losses), "tile": plan.tile, "mesh": layout.mesh}
+    return Prepared(problem, layout, triple, axes, options | {"like": like, "stacked": len(planes) > 1})
+
+
 def _blocks(
     problem: Problem,
     planes: Sequence[Plane],
@@ -217,29 +266,19 @@ def _blocks(
     plan: costs.Plan,
     settings: Settings,
 ) -> np.ndarray:
-    layout, dtype = _layout(problem, plan, settings, len(planes)), float_type(planes[0])
-    placed = [_placed(problem, *both, layout, plan, settings.budget) for both in zip(planes, grids, strict=True)]
-    stacked, one = len(planes) > 1, planes[0]
-    triple, axes = trees.stack(placed) if stacked else placed[0]
-    like = part_of(one.origin, plan.share) if _roomy(one, plan, settings.budget) else None
-    options = {"network": problem.network, "losses": losses, "tile": plan.tile, "mesh": layout.mesh, "like": like}
-    run = partial(block_sums, triple, axes=axes, stacked=stacked, **options)
-    files = _files(problem, planes, grids, losses, plan.tile, layout, settings)
-    known = [stored(file, key) for file, key in files]
+    prepared = prepare(problem, planes, grids, losses, plan, settings)
+    layout = prepared.layout
+    kept = _kept(problem, planes, grids, losses, plan.tile, layout, settings)
+    known = [kept.load(i) for i in range(layout.blocks)]
     total = np.zeros((len(planes), len(losses), len(grids[0].a), len(grids[0].b)))
     points = total[:, 0].size
     with showing(settings.progress, "surface", points, "points") as bar:
         for i, there in enumerate(meshes.from_leader(np.array([found is not None for found in known])).tolist()):
             found = known[i]
             if not there:
-                data = meshes.placed(_block(problem, layout, i, dtype), layout.over("examples"))
-                found = (
-                    meshes.gathered(run(data=data)).astype(float).sum(-4)[..., : total.shape[-1]].reshape(total.shape)
-                )
-                file, key = files[i]
-                if file:
-                    storage.save_arrays(file, {"sums": found}, key)
-            total += 0.0 if found is None else found
+                found = {"sums": prepared.sums(i)[..., : total.shape[-1]].reshape(total.shape)}
+                kept.save(i, found)
+            total += found["sums"] if found else 0.0
             bar.update(points * (i + 1) // layout.blocks - points * i // layout.blocks)
             settings.check_stop()
     return meshes.from_leader(total)
@@ -262,7 +301,7 @@ def _placed(
     return triple, (a, meshes.placed(b, layout.over("points")))
 
 
-def _files(
+def _kept(
     problem: Problem,
     planes: Sequence[Plane],
     grids: Sequence[Grid],
@@ -270,31 +309,19 @@ def _files(
     tile: Tile,
     layout: _Layout,
     settings: Settings,
-) -> list[tuple[Path | None, str]]:
-    """File and key of every block; no file where nothing is kept, or another process keeps it."""
+) -> storage.Blocks:
+    """Where the blocks are kept: nowhere without a folder, or where another process keeps them."""
     if settings.directory is None or not meshes.leading():
-        return [(None, "")] * layout.blocks
+        return storage.Blocks(None, "")
     sizes = (*tile, settings.precision, layout.blocks, dict(layout.mesh.shape))
-    computed = (repr(problem.network), *programs(problem, losses))
     where = [(plane[:3], tuple(grid)) for plane, grid in zip(planes, grids, strict=True)]
-    key = storage.fingerprint(problem.data.fingerprint, computed, where, sizes)
-    return [(settings.directory / f"block-{key[:8]}-{i:04}.npz", key) for i in range(layout.blocks)]
+    return storage.Blocks(settings.directory, storage.fingerprint(fingerprint(problem, losses), where, sizes))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _laid_out(network: MultiBranch, shape: tuple[int, ...], params: Any) -> Any:
     """Compiled once a network, and not once a surface."""
     return lay_out(network, params, jax.ShapeDtypeStruct(shape, jnp.result_type(*jax.tree.leaves(params))))
-
-
-def stored(file: Path | None, key: str) -> np.ndarray | None:
-    """A finished block; a damaged one is computed again."""
-    try:
-        arrays = storage.load_arrays(file, key) if file else None
-    except storage.Corrupted as error:
-        warnings.warn(f"{error.args[0].splitlines()[0]} It is computed again.", stacklevel=2)
-        return None
-    return None if arrays is None else arrays["sums"]
 
 
 def _block(problem: Problem, layout: _Layout, i: int, dtype: Any) -> tuple[np.ndarray, ...]:

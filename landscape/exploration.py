@@ -1,6 +1,7 @@
 """The work of `landscape explore`: solutions, plane, surface with its layers, and what is measured beside it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,6 @@ import optax
 
 from landscape import (
     alignment,
-    checks,
     evaluation,
     extent,
     forecast,
@@ -160,7 +160,8 @@ def _fingerprint(to: Given, example: Params, run: Run) -> tuple[str, Any]:
     some = np.flatnonzero(np.asarray(data.weight))[:FEW]
     few = type(data)(data.x[some], data.y[some], data.weight[some])
     traced = [program(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
-    _refuse_wandering(traced, [np.asarray(checks.fast_risk(network, loss, example, few)) for _ in range(2)])
+    risk = replace(to.problem, data=few).risk
+    _refuse_wandering(traced, [np.asarray(risk(example)) for _ in range(2)])
     return storage.fingerprint(traced[0], data.fingerprint, run.options.precision), None
 
 
@@ -226,6 +227,7 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
                 batch_size=min(config.batch_size, len(problem.data)),
                 record=config.record,
                 trajectory=True,
+                memory=run.options.memory_bytes,
                 directory=run.path,
                 progress=bar,
                 check_stop=run.check_stop,
@@ -234,7 +236,7 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
         return {str(n): x for n, x in enumerate(jax.tree.leaves(trained.trajectory))}
 
     stored = line.keep("training", jax.random.key_data(key), compute, "the trained solutions")
-    structure = jax.tree.structure(jax.eval_shape(problem.network.init, key))
+    structure = jax.tree.structure(problem.shapes)
     steps = jax.tree.unflatten(structure, [stored[str(n)] for n in range(structure.num_leaves)])  # [S, T, I, ...]
     seeds, length = jax.tree.leaves(steps)[0].shape[:2]
     walks = [

@@ -19,7 +19,7 @@ PROCESS = 6 * 10**8
 """Bytes of a process with its libraries, compiled programs and buffers (measured)."""
 HELD = 11
 """Solutions held at once while one triple is drawn: as trained, as views, aligned, the axes of their plane."""
-COMPILING = 3.0
+COMPILING = 2.0
 """Seconds until a program is compiled, about."""
 
 
@@ -66,15 +66,31 @@ def of_problem(problem: Problem, amount: Amount, memory: int | None = None) -> F
     Raises:
         ValueError: A surface does not fit the memory.
     """
-    plan = planned(problem, amount.points, memory)
+    found = work(problem, amount, memory)
+    return Forecast(planned(problem, amount.points, memory).nbytes, operations(found.operations), found.seconds)
+
+
+class Work(NamedTuple):
+    """Floating-point operations, and the seconds they take at the rates of an ordinary device."""
+
+    operations: float
+    seconds: float
+
+
+def work(problem: Problem, amount: Amount, memory: int | None = None) -> Work:
+    """What a problem takes: each kind of work is compiled once.
+
+    Raises:
+        ValueError: A surface does not fit the memory.
+    """
     one, examples = forward(problem, memory), len(problem.data)
     training = 3 * one * amount.trained
     slow = one * examples * (PRODUCT * amount.products + BENT * amount.bent)
-    fast = plan.operations * amount.surfaces + one * examples * amount.evaluations
+    fast = planned(problem, amount.points, memory).operations * amount.surfaces + one * examples * amount.evaluations
     rates, devices = RATES.get(jax.devices()[0].platform, RATES["cpu"]), jax.local_device_count()
     seconds = training / rates[0] / min(devices, 3) + slow / rates[0] + fast / rates[1] / devices
-    parts = amount.surfaces + bool(amount.trained) + bool(amount.products) + bool(amount.bent)
-    return Forecast(plan.nbytes, operations(training + slow + fast), seconds + COMPILING * parts)
+    kinds = sum(map(bool, (amount.trained, amount.products, amount.bent, amount.surfaces)))
+    return Work(training + slow + fast, seconds + COMPILING * kinds)
 
 
 def of_function(compiled: Any, params: Any, amount: Amount) -> Forecast:
@@ -97,12 +113,11 @@ def of_function(compiled: Any, params: Any, amount: Amount) -> Forecast:
 
 def planned(problem: Problem, points: int, memory: int | None = None) -> costs.Plan:
     """The plan of one surface, from shapes."""
-    shapes = jax.eval_shape(problem.network.init, jax.random.key(0))
-    plane = Plane(shapes, shapes, shapes, np.zeros((0, 2)))
+    plane = Plane(problem.shapes, problem.shapes, problem.shapes, np.zeros((0, 2)))
     return evaluation.plan(problem, plane, Grid(np.arange(points), np.arange(points)), memory)
 
 
-def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int) -> int:
+def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int | None) -> int:
     """Bytes at the peak of training and drawing triples: on a CPU of the process, elsewhere of a device.
 
     Args:
@@ -110,7 +125,7 @@ def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int)
         optimizer: The optimiser, whose state counts.
         seeds: Solutions trained.
         points: Grid points along each axis.
-        memory: Bytes allowed on each device.
+        memory: Bytes allowed on each device; chosen from the device when None.
 
     Raises:
         ValueError: Training or a surface does not fit the memory.
@@ -119,7 +134,7 @@ def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int)
     trained = descent.plan(problem, optimizer, seeds, memory)
     if jax.devices()[0].platform != "cpu":
         return max(trained.nbytes, plan.nbytes)
-    one = trees.nbytes(jax.eval_shape(problem.network.init, jax.random.key(0)))
+    one = trees.nbytes(problem.shapes)
     drawn = (seeds - 3 + HELD) * one + plan.nbytes * jax.local_device_count()
     return PROCESS + max(trained.total, drawn)
 

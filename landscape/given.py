@@ -128,7 +128,7 @@ def of(config: Any, root: Path | None, key: jax.Array) -> Given:
         return _problem(network, data or datasets.synthetic_teacher(key), config, root)
     target, name = named(config.network, "--network"), f"--network {config.network}"
     data = data_of(config.data, "--data", root=root, limit=config.limit) if config.data else None
-    found = modules.given(target, None if data is None else data.x[:1], config.state, name)
+    found = modules.read(target, None if data is None else data.x[:1], config.state, name)
     if found.risk is not None:
         return _function(found.risk, config)
     if data is None:
@@ -169,7 +169,7 @@ def _named_data(data: Dataset, test: Dataset | None) -> dict[str, Dataset]:
     return {"data": data, **({"test data": test} if test else {})}
 
 
-def _with_statistics(found: modules.Given, data: Dataset, config: Any) -> tuple[Any, str]:
+def _with_statistics(found: modules.Form, data: Dataset, config: Any) -> tuple[Any, str]:
     """The network with the state of the first checkpoint where it holds one; and what is said of it."""
     held = modules.statistics(found.make, data.x[:1]) if config.state == "frozen" else None
     if not held:
@@ -195,7 +195,7 @@ def test_data(config: Any, root: Path | None) -> Dataset | None:
     return None
 
 
-def _recomputed(found: modules.Given, data: Dataset, config: Any, root: Path | None) -> Given:
+def _recomputed(found: modules.Form, data: Dataset, config: Any, root: Path | None) -> Given:
     if not modules.statistics(found.make, data.x[:1]):
         raise ValueError(f"--network {config.network} has no statistics to be recomputed; leave --state out.")
     loss, test = loss_of(config.loss), test_data(config, root)

@@ -19,7 +19,7 @@ Params = Any
 State = Literal["none", "frozen", "recompute"]
 
 
-class Given(NamedTuple):
+class Form(NamedTuple):
     """A user's network in one of three forms.
 
     Attributes:
@@ -33,7 +33,7 @@ class Given(NamedTuple):
     make: Any = None
 
 
-def given(target: Any, example: Any, state: State = "none", name: str = "the network") -> Given:
+def read(target: Any, example: Any, state: State = "none", name: str = "the network") -> Form:
     """Read a user's object: a network of this package, a module of any kind or its factory, or a pure function.
 
     Args:
@@ -54,31 +54,31 @@ def given(target: Any, example: Any, state: State = "none", name: str = "the net
     if not isinstance(target, Network | MultiBranch) and not _is_pytree(target):
         wanted = _required(target, name)
         if not wanted:
-            return given(target(), example, state, name)
+            return read(target(), example, state, name)
         if _is_factory(target, wanted):
             return _flax(target, example, state)
         if len(wanted) == 1 and wanted[0].name != "key":
-            return Given(risk=target)
+            return Form(risk=target)
     if state == "recompute":
         raise ValueError(
             f"{name} holds no statistics that could be recomputed; that takes a flax module or its factory.\n"
             "  Leave --state out; for a mean over branches of a module name the module, with --branches."
         )
     if isinstance(target, Network | MultiBranch):
-        return Given(target)
+        return Form(target)
     if _is_pytree(target) or len(wanted) == 1:
-        return Given(from_pytree(target))
+        return Form(from_pytree(target))
     if len(wanted) == 2:
-        return Given(Network(no_init, target))
+        return Form(Network(no_init, target))
     raise ValueError(f"{name} takes {len(wanted)} arguments; wanted a factory of rngs, or a function of (params, x).")
 
 
-def _flax(make: Any, example: Any, state: State) -> Given:
+def _flax(make: Any, example: Any, state: State) -> Form:
     if state == "recompute":
-        return Given(make=make)
+        return Form(make=make)
     if state == "frozen":
-        return Given(frozen(make, example), make=make)
-    return Given(from_linen(make, jnp.asarray(example)) if is_linen(make) else from_flax(make), make=make)
+        return Form(frozen(make, example), make=make)
+    return Form(from_linen(make, jnp.asarray(example)) if is_linen(make) else from_flax(make), make=make)
 
 
 def frozen(make: Any, example: Any) -> Network:

@@ -25,8 +25,8 @@ class Options:
     """Folder with MNIST/raw and cifar-10-batches-py (default: LANDSCAPE_DATA, then downloads)."""
     precision: Literal["highest", "high", "default"] = "highest"
     """Precision of matrix products in float32."""
-    memory: str = "2GiB"
-    """Temporary memory the computation may use on a device, such as 500MiB or 2GiB."""
+    memory: str | None = None
+    """Memory the computation may use on a device, such as 500MiB or 2GiB: 3/4 of a GPU's, half of the machine's."""
     quiet: bool = False
     """Print nothing but errors."""
     distributed: bool = False
@@ -37,12 +37,13 @@ class Options:
             raise ValueError("--smoke and --paper contradict each other.\n  Give one of them.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed wants a number from 0 to {2**32 - 1:,}; got {self.seed:,}.")
-        parse_bytes(self.memory)
+        if self.memory is not None:
+            parse_bytes(self.memory)
 
     @property
-    def memory_bytes(self) -> int:
-        """--memory in bytes."""
-        return parse_bytes(self.memory)
+    def memory_bytes(self) -> int | None:
+        """--memory in bytes; None leaves it to the device."""
+        return None if self.memory is None else parse_bytes(self.memory)
 
     @property
     def progress(self) -> bool:

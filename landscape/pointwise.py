@@ -33,20 +33,19 @@ def function_values(
     )
     dtype = evaluators.float_type(plane)
     axis, triple = jnp.asarray(grid.a, dtype), (plane.origin, plane.u, plane.v)
-    key, directory = "", settings.directory if meshes.leading() else None
-    if directory:
-        key = storage.fingerprint(triple, tuple(grid), names, settings.precision, program(values, plane.origin))
+    kept = storage.Blocks(None, "")
+    if settings.directory and meshes.leading():
+        computed = names, settings.precision, program(values, plane.origin)
+        kept = storage.Blocks(settings.directory, storage.fingerprint(triple, tuple(grid), *computed))
     rows = []
     with showing(settings.progress, "surface", len(grid.a) * len(grid.b), "points") as bar:
         for j, b in enumerate(grid.b):
-            file = directory / f"block-{key[:8]}-{j:04}.npz" if directory else None
-            found = evaluators.stored(file, key)
+            found = kept.load(j)
             if found is None:
                 with jax.default_matmul_precision(settings.precision):
-                    found = np.asarray(row(jnp.asarray(b, dtype), axis, triple), np.float64)
-                if file:
-                    storage.save_arrays(file, {"sums": found}, key)
-            rows.append(found)
+                    found = {"values": np.asarray(row(jnp.asarray(b, dtype), axis, triple), np.float64)}
+                kept.save(j, found)
+            rows.append(found["values"])
             bar.update(len(grid.a))
             settings.check_stop()
     stacked = np.stack(rows, 1)

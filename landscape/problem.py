@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import lanes, meshes, passes, tracing
+from landscape import lanes, meshes, passes, storage, tracing
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network, one_example
@@ -42,15 +42,19 @@ class Problem:
     def __post_init__(self) -> None:
         if isinstance(self.network, Network):
             object.__setattr__(self, "network", MultiBranch(self.network, 1))
-        params = jax.eval_shape(self.network.init, jax.random.key(0))
         y: Any = np.asarray(self.data.y)[np.asarray(self.data.weight) > 0]
-        outputs = jax.eval_shape(self.network.apply, params, self.data.x[: len(y)])
+        outputs = jax.eval_shape(self.network.apply, self.shapes, self.data.x[: len(y)])
         values = jax.eval_shape(lambda f: self.loss(f, y), outputs)  # y stays known, so that the loss can refuse labels
         if values.shape != (len(y),):
             raise ValueError(
                 f"A loss must return one value an example, shape ({len(y)},) for {len(y)} examples; this one returns "
                 f"{values.shape} for outputs {outputs.shape} and labels {y.shape}."
             )
+
+    @cached_property
+    def shapes(self) -> Params:
+        """Shapes and types of the network's parameters."""
+        return jax.eval_shape(self.network.init, jax.random.key(0))
 
     @cached_property
     def risk(self) -> Callable[[Params], jax.Array]:
@@ -79,17 +83,18 @@ class Problem:
         return f"Problem({self.data}, {self.network}, {getattr(self.loss, '__name__', self.loss)})"
 
 
-def programs(problem: Problem, losses: Sequence[Loss]) -> list[str]:
-    """Fingerprints of what the network and every loss compute: what is kept on disk belongs to these, not to names.
+def fingerprint(problem: Problem, losses: Sequence[Loss]) -> str:
+    """Of the data, and of what the network and every loss compute: what is kept on disk belongs to these, not to names.
 
     Args:
         problem: Data and network.
         losses: Functions (outputs [N, C], y [N]) -> [N].
     """
     x, y = (jax.ShapeDtypeStruct((1, *t.shape[1:]), t.dtype) for t in (problem.data.x, problem.data.y))
-    params = jax.eval_shape(problem.network.init, jax.random.key(0))
-    outputs = jax.eval_shape(problem.network.apply, params, x)
-    return [tracing.program(problem.network.apply, params, x), *(tracing.program(f, outputs, y) for f in losses)]
+    network, params = problem.network, problem.shapes
+    outputs = jax.eval_shape(network.apply, params, x)
+    computed = [tracing.program(network.apply, params, x), *(tracing.program(f, outputs, y) for f in losses)]
+    return storage.fingerprint(problem.data.fingerprint, repr(network), computed)
 
 
 def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:

@@ -25,11 +25,7 @@ def kept(
         Stopped: A request to stop has come; the stage is on disk.
     """
     file = run.file(f"stage-{name}-{key[:8]}.npz")
-    try:
-        found = storage.load_arrays(file, key)
-    except storage.Corrupted as error:
-        run.say("note", f"{str(error).splitlines()[0]} It is computed again.")
-        found = None
+    found = storage.recovered(file, key)
     if found is None:
         found = {where: np.asarray(array) for where, array in compute().items()}
         storage.save_arrays(file, found, key)
@@ -41,6 +37,4 @@ def kept(
 
 def clear(run: Run) -> None:
     """Remove the files that only served to go on after a stop."""
-    for pattern in ("stage-*.npz", "block-*.npz", "training.npz"):
-        for file in run.path.glob(pattern):
-            file.unlink(missing_ok=True)
+    storage.remove(run.path, "stage-*.npz", "block-*.npz", "training.npz")

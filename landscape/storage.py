@@ -9,11 +9,12 @@ import json
 import math
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -124,6 +125,46 @@ def load_arrays(path: Path, key: str) -> dict[str, np.ndarray] | None:
     if found != key:
         raise Corrupted(f"{path} belongs to other inputs.\n  Delete it, or choose another folder.")
     return arrays
+
+
+def recovered(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """`load_arrays` of what can be computed again: None, with a warning, where the file must not be used."""
+    try:
+        return load_arrays(path, key)
+    except Corrupted as error:
+        warnings.warn(f"{error.args[0].splitlines()[0]} It is computed again.", stacklevel=2)
+        return None
+
+
+class Blocks(NamedTuple):
+    """The finished blocks of one computation, numbered files in a folder; nothing is kept where there is none.
+
+    Attributes:
+        folder: The folder, or None.
+        key: Fingerprint of all that the computation depends on.
+    """
+
+    folder: Path | None
+    key: str
+
+    def load(self, i: int) -> dict[str, np.ndarray] | None:
+        """Block i, if it is there and whole."""
+        return recovered(self._file(self.folder, i), self.key) if self.folder else None
+
+    def save(self, i: int, arrays: Mapping[str, Any]) -> None:
+        """Keep block i."""
+        if self.folder:
+            save_arrays(self._file(self.folder, i), arrays, self.key)
+
+    def _file(self, folder: Path, i: int) -> Path:
+        return folder / f"block-{self.key[:8]}-{i:04}.npz"
+
+
+def remove(folder: Path, *patterns: str) -> None:
+    """Remove files of a folder that have served their purpose, such as "block-*.npz"."""
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
 
 
 @contextmanager

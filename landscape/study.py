@@ -16,12 +16,13 @@ import jax
 import numpy as np
 import optax
 
-from landscape import costs, evaluation, forecast, planes, plots, report, surfaces, trends
+from landscape import costs, evaluation, forecast, planes, plots, report, storage, surfaces, trends
 from landscape.grids import Grid, grid_around
 from landscape.planes import Plane
 from landscape.problem import Problem
 from landscape.runs import Run
-from landscape.training import Solutions, train
+from landscape.solutions import Solutions
+from landscape.training import train
 
 VIEWS: dict[str, tuple[Callable[..., Plane], bool]] = {
     "orthonormal": (planes.through_solutions, False),
@@ -130,17 +131,9 @@ def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
     Raises:
         ValueError: A surface does not fit the memory.
     """
-    plans = [forecast.planned(case.problem, protocol.points, run.options.memory_bytes) for case in cases]
-    seeds, device = 3 * protocol.triples, jax.devices()[0].platform
-    most = protocol.steps
+    seeds, most, budget = 3 * protocol.triples, protocol.steps, run.options.memory_bytes
     least = most if protocol.tolerance is None else min(most, SOONEST * (protocol.record or max(1, most // 20)))
-    step = sum(6.0 * _size(case) * seeds * protocol.batch_size for case in cases)
-    drawing = sum(plan.operations for plan in plans) * protocol.triples * len(VIEWS)
-    rates = forecast.RATES.get(device, forecast.RATES["cpu"])
-    spans = [
-        (step * steps / rates[0] + drawing / rates[1]) / jax.local_device_count() + 4 * len(cases)
-        for steps in (least, most)
-    ]
+    soonest, latest = ([_work(case, protocol, steps, budget) for case in cases] for steps in (least, most))
     sizes = " … ".join(f"{n:,}" for n in dict.fromkeys((cases[0].branches, cases[-1].branches)))
     data = cases[0].problem.data
     shape = "x".join(map(str, data.x.shape[1:]))
@@ -149,17 +142,17 @@ def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
         f"{len(cases)} networks ({sizes} branches) · {len(data):,} examples in R^{shape} · {seeds} solutions each · "
         f"{protocol.points} x {protocol.points} points",
     )
-    optimizer, budget = optax.sgd(protocol.learning_rate), run.options.memory_bytes
+    optimizer = optax.sgd(protocol.learning_rate)
     memory = max(forecast.peak(c.problem, optimizer, seeds, protocol.points, budget) for c in cases) / costs.GIB
-    words = list(dict.fromkeys(map(forecast.duration, spans)))
+    words = list(dict.fromkeys(forecast.duration(sum(w.seconds for w in of)) for of in (soonest, latest)))
     time = f"about {words[0]}" if len(words) == 1 else f"{words[0]} or more, at most {words[1]}: until it converges"
-    run.plan(f"{memory:.2f} GiB", forecast.operations(step * least + drawing), time)
+    run.plan(f"{memory:.2f} GiB", forecast.operations(sum(w.operations for w in soonest)), time)
 
 
-def _size(case: Case) -> int:
-    return sum(
-        math.prod(x.shape) for x in jax.tree.leaves(jax.eval_shape(case.problem.network.init, jax.random.key(0)))
-    )
+def _work(case: Case, protocol: Protocol, steps: int, memory: int | None) -> forecast.Work:
+    trained = 3 * protocol.triples * steps * protocol.batch_size
+    amount = forecast.Amount(protocol.points, surfaces=protocol.triples * len(VIEWS), trained=trained)
+    return forecast.work(case.problem, amount, memory)
 
 
 def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
@@ -188,8 +181,7 @@ def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
     found = [_annotated(m, solutions) for m in found]
     if run.leader:
         surfaces.save_stack(file, [m.surface for m in found])
-        for block in run.path.glob("block-*.npz"):
-            block.unlink()
+        storage.remove(run.path, "block-*.npz")
     run.check_stop()
     return found
 
@@ -212,9 +204,8 @@ def _view(
 def _solutions(case: Case, protocol: Protocol, run: Run) -> Solutions:
     file = run.file(f"solutions-I{case.branches}.npz")
     key = f"{run.name} I={case.branches} seed {run.options.seed}"
-    shapes = jax.eval_shape(case.problem.network.init, jax.random.key(0))
     if file.exists():
-        return Solutions.load(file, key, shapes)
+        return Solutions.load(file, key, case.problem.shapes)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(run.options.seed), case.branches), 3 * protocol.triples)
     with run.bar(f"train    I={case.branches:,}", protocol.steps, "steps") as bar:
         solutions = train(

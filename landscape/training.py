@@ -12,15 +12,13 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from landscape import costs, descent, meshes, storage
+from landscape import descent, meshes, storage
 from landscape.datasets import Dataset
 from landscape.descent import State, Static
-from landscape.problem import Problem, programs
+from landscape.problem import Problem, fingerprint
 from landscape.progress import Bar, showing
 from landscape.solutions import Solutions
 from landscape.tracing import program
-
-__all__ = ["Solutions", "train"]
 
 Params = Any
 
@@ -52,7 +50,7 @@ def train(
     """Minibatch SGD from several seeds at once, all in one compiled loop (§5.1).
 
     Seeds are shared out over all devices of all processes. Where the memory does not allow that, branches are split
-    over the devices, or one seed after the other takes its turn.
+    over the devices, or one seed after the other takes its turn; on a CPU, whose devices share one memory, turns first.
 
     Minibatches are drawn without replacement: every seed has its own order of the examples in every epoch, and the
     N mod batch_size examples at its end are left out of that epoch.
@@ -86,8 +84,7 @@ def train(
     """
     _check(problem, keys, steps, batch_size, record)
     record, count = record or max(1, steps // 20), len(keys)
-    budget = int(meshes.from_leader(memory or costs.default_memory(jax.devices()[0])))
-    shared = descent.plan(problem, optimizer, count, budget, branch_devices)
+    shared = descent.plan(problem, optimizer, count, memory, branch_devices)
     static = Static(problem.network, problem.loss, optimizer, batch_size, shared.mesh)
     seeds = _Seeds(static, keys, _checked(start, count), problem.data, shared.seeds)
     saved = _Saved(directory, problem, keys, (steps, batch_size, record), trajectory, seeds, start)
@@ -228,13 +225,9 @@ class _Saved:
         if directory:
             state = seeds.shapes()
             begun = program(problem.network.init, keys[0]) if start is None else start
-            inputs = (jax.random.key_data(keys), sizes, repr(problem.network), begun, trajectory)
-            update = jax.vmap(seeds.static.optimizer.update)
-            computed = [
-                *programs(problem, [problem.loss]),
-                program(update, state.params, state.optimizer, state.params),
-            ]
-            self.key = storage.fingerprint(*inputs, problem.data.fingerprint, computed)
+            update = program(jax.vmap(seeds.static.optimizer.update), state.params, state.optimizer, state.params)
+            inputs = (jax.random.key_data(keys), sizes, begun, update, trajectory)
+            self.key = storage.fingerprint(fingerprint(problem, [problem.loss]), *inputs)
 
     def note(self, seeds: _Seeds) -> None:
         """One entry of the history.

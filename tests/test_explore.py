@@ -51,7 +51,7 @@ def keep(network: ls.Network | ls.MultiBranch, name: str = "w", count: int = 3) 
 @pytest.mark.usefixtures("undrawn")
 def test_every_kind_of_network_equals_its_own_forward_pass(name: str) -> None:
     x, y = own_module.data()
-    network = modules.given(getattr(own_module, name), x[:1]).network
+    network = modules.read(getattr(own_module, name), x[:1]).network
     words = ("--network", f"own_module:{name}", *MANY[2:], "--solutions", *keep(network), "--weight-decay", "0.1")
     assert explore(*words, "--out", "out", "--quiet") == 0
     surface = ls.Surface.load("out/surface.nc")

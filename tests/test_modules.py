@@ -21,7 +21,7 @@ def random_like(params: dict, size: float = 0.3) -> dict:
 
 @pytest.mark.parametrize("name", ["tree", "tree_by_keyword", "module"])
 def test_modules_that_are_pytrees(name: str) -> None:
-    network = modules.given(getattr(own_module, name), X[:1]).network
+    network = modules.read(getattr(own_module, name), X[:1]).network
     params = network.init(jax.random.key(0))
     assert {"first", "rest"} == set(params)
     params = random_like(params)

@@ -416,7 +416,8 @@ def test_errors_in_the_middle(capsys: pytest.CaptureFixture[str], monkeypatch: p
     ("text", "size"), [("2GiB", 2**31), ("1.5 MiB", 3 * 2**19), ("7", 7), ("3KB", 3000), ("1TiB", 2**40)]
 )
 def test_memory(text: str, size: int) -> None:
-    assert parse_bytes(text) == size
+    assert parse_bytes(text) == Options(memory=text).memory_bytes == size
+    assert Options().memory_bytes is None
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "2 GiBs", "-1GiB", "0", "nan", "inf", "1e400GiB", "2,5GiB", "two"])

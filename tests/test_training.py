@@ -310,17 +310,17 @@ def test_solutions_on_disk(tmp_path) -> None:
     rng = np.random.default_rng()
     found = ls.train(small(rng), keys(2, rng), optax.sgd(0.1), steps=3, batch_size=8, progress=False)
     found.save(tmp_path / "solutions.npz", "key")
-    loaded = training.Solutions.load(tmp_path / "solutions.npz", "key", found[0])
+    loaded = ls.Solutions.load(tmp_path / "solutions.npz", "key", found[0])
     for name in ("risk", "history", "steps", "converged"):
         assert (getattr(loaded, name) == getattr(found, name)).all()
     for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(found.params), strict=True):
         assert (np.asarray(a) == np.asarray(b)).all()
     with pytest.raises(storage.Corrupted, match="other inputs"):
-        training.Solutions.load(tmp_path / "solutions.npz", "another", found[0])
+        ls.Solutions.load(tmp_path / "solutions.npz", "another", found[0])
     with pytest.raises(storage.Corrupted, match="another network"):
-        training.Solutions.load(tmp_path / "solutions.npz", "key", {"kernel": jnp.zeros(3)})
+        ls.Solutions.load(tmp_path / "solutions.npz", "key", {"kernel": jnp.zeros(3)})
     with pytest.raises(FileNotFoundError):
-        training.Solutions.load(tmp_path / "none.npz", "key", found[0])
+        ls.Solutions.load(tmp_path / "none.npz", "key", found[0])
 
 
 @pytest.mark.parametrize(
