@@ -18,10 +18,11 @@ Tree = Any
 
 VALUES_A_STEP = 800
 """Hidden values of one example that a step of the grid loop should hold on a CPU: enough to keep its product busy."""
-UNITS_A_CHUNK = 512
+UNITS_A_CHUNK = 1024
 """Most branches of one unit whose first layer is held at a time on a CPU: more are no faster and only cost memory."""
-ROW_BYTES = 2**15
-"""The sums of a row of points, where each branch is one unit, should fit a first-level cache."""
+ROW_BYTES, ROW_EXAMPLES = 6_600, 32
+"""Sums of a row of points, where each branch is one unit: from about 8,000 bytes on XLA splits each step over threads
+of the CPU, and it takes three times as long. So many examples at least, and several parts of a row instead."""
 LANES_ON_CPU = (64, 1024)
 """Smallest and largest number of examples in a chunk on a CPU."""
 GIB = 2**30
@@ -78,7 +79,7 @@ def costs(network: MultiBranch, params: Tree, example: Any) -> list[Cost]:
 def _counted(network: MultiBranch, signature: trees.Signature, example: Any) -> tuple[tuple[Cost, ...], int]:
     """Costs and C, traced once a network and not once a surface."""
     params = signature.tree()
-    staged = stage(network, params, example)
+    staged = stage(network, params, example, values_only=True)
     groups = zip(staged, network.counts, network.groups(params), strict=True)
     found = tuple(_cost(r, n, w) for r, n, (_, w) in groups)
     one = jax.ShapeDtypeStruct((1, *example.shape), example.dtype)
@@ -182,10 +183,11 @@ def smaller(tile: Tile) -> Tile:
 def _bytes(tile: Tile, found: Sequence[Cost], sizes: tuple[int, tuple[int, int], int, int]) -> int:
     outputs, (a, b), inputs, item = sizes
     n, padded = tile.examples, -(-a // tile.points) * tile.points
-    grid = 2 * padded * b * outputs * n
+    sliced = len(found) > 1 or any(c.count > tile.branches for c in found)
+    grid = (1 + sliced) * padded * b * outputs * n
     branch = max(
         # triples and rows of the values with examples, weights of the chunk three times laid out, values at the points
-        min(tile.branches, c.count) * (5 * c.held * n + 5 * c.weights + 4 * c.parameters)
+        min(tile.branches, c.count) * ((4 + (tile.step > 1)) * c.held * n + 5 * c.weights + 4 * sliced * c.parameters)
         + tile.points * min(tile.step, c.count) * (2 * c.late * n + c.weights)
         for c in found
     )
@@ -197,10 +199,11 @@ def _cpu_tile(found: Sequence[Cost], share: int, sizes: tuple[int, tuple[int, in
     values = max(max(c.held, c.late) for c in found)
     branches = max(c.count for c in found)
     if outputs == 1 and all(c.reduction == 1 for c in found):
-        # One unit a branch: a step takes one branch and a whole row of points, so that the sum stays in registers.
-        n = _even(share, max(ROW_BYTES // (item * min(a, 256)), LANES_ON_CPU[0]))
+        # One unit a branch: a step takes one branch and as much of a row of points as can be.
+        points = math.ceil(a / math.ceil(a * item * ROW_EXAMPLES / ROW_BYTES))
+        n = _even(share, max(ROW_EXAMPLES, ROW_BYTES // (item * points) // 16 * 16))
         most = min(UNITS_A_CHUNK, max(1, memory // (8 * 5 * item * values * n)))
-        return Tile(n, math.ceil(branches / math.ceil(branches / most)), 1, min(a, 256))
+        return Tile(n, math.ceil(branches / math.ceil(branches / most)), 1, points)
     step = min(branches, max(1, VALUES_A_STEP // values))
     n = cache_bytes() // (5 * item * step * values)
     return Tile(_even(share, min(max(n, LANES_ON_CPU[0]), LANES_ON_CPU[1])), step, step, 1)

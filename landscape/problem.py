@@ -128,19 +128,19 @@ def weighted_risk(
     return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)
 
 
-def stage(network: MultiBranch, params: Params, example: Any, staged: bool = True) -> list[lanes.Restriction]:
+def stage(network: MultiBranch, params: Params, example: Any, values_only: bool = False) -> list[lanes.Restriction]:
     """Every kind of branch of a network, traced and staged once.
 
     Args:
         network: The network.
         params: Its parameters [I, ...], or their shapes.
         example: One example, or its shape and type.
-        staged: As in `lanes.trace`.
+        values_only: As in `lanes.trace`.
     """
     found = []
     for branch, w in network.groups(params):
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), w)
-        found.append(lanes.trace(one_example(branch, one, example), one, example, staged))
+        found.append(lanes.trace(one_example(branch, one, example), one, example, values_only=values_only))
     return found
 
 

@@ -12,15 +12,19 @@ from landscape import batching, storage
 from landscape.batching import Equation
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"})
+DERIVED = frozenset({"custom_jvp_call", "custom_vjp_call"})
 
 
-def flat(closed: jcore.ClosedJaxpr) -> jcore.ClosedJaxpr:
+def flat(closed: jcore.ClosedJaxpr, values_only: bool = False) -> jcore.ClosedJaxpr:
     """The same function with nested calls entered and scans hoisted, at every depth.
 
-    Functions with a derivative of their own (`custom_jvp`, `custom_vjp`) stay whole.
+    Args:
+        closed: The function.
+        values_only: Whether functions with a derivative of their own (`custom_jvp`, `custom_vjp`) are entered too, so
+            that derivatives of the result are not theirs; otherwise they stay whole.
     """
-    shapes = [v.aval for v in closed.jaxpr.invars]
-    return jax.make_jaxpr(lambda *xs: _inline(closed.jaxpr, closed.consts, xs))(*shapes)
+    shapes, calls = [v.aval for v in closed.jaxpr.invars], CALLS | DERIVED if values_only else CALLS
+    return jax.make_jaxpr(lambda *xs: _inline(closed.jaxpr, closed.consts, xs, calls))(*shapes)
 
 
 def program(f: Callable[..., Any], *args: Any) -> str:
@@ -45,7 +49,7 @@ def _bits(constant: Any) -> Any:
     return jax.random.key_data(constant) if is_key else constant
 
 
-def _inline(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+def _inline(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any], calls: frozenset[str]) -> list[Any]:
     """Run a jaxpr with nested calls entered, so that tracing the run gives one flat list of equations."""
     env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, values, strict=True))
 
@@ -54,24 +58,24 @@ def _inline(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) ->
 
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
-        if equation.primitive.name in CALLS:
+        if equation.primitive.name in calls:
             inner: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
             inner, held = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
-            outs = _inline(inner, held, inputs)
+            outs = _inline(inner, held, inputs, calls)
         elif equation.primitive.name == "scan":
-            outs = _hoisted_scan(equation, inputs)
+            outs = _hoisted_scan(equation, inputs, calls > CALLS)
         else:
             outs = batching.as_function(equation)(*inputs)
         env.update(zip(equation.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _hoisted_scan(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
+def _hoisted_scan(equation: Equation, inputs: Sequence[Any], values_only: bool) -> list[Any]:
     """A scan with everything that does not depend on the carry computed before it, for all its steps at once."""
     params = equation.params
     fixed, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
     body = params["jaxpr"]
-    inner = flat(body)
+    inner = flat(body, values_only)
     jaxpr, consts, steps = inner.jaxpr, inner.consts, inputs[carried:]
     moving = set(jaxpr.invars[fixed:carried])
     early, rest = [], []

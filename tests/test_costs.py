@@ -63,10 +63,10 @@ def test_the_bytes_planned_are_those_compiled(name: str) -> None:
 def test_memory_stays_flat_in_branches_and_examples(units: bool) -> None:
     branch = networks.relu_branch(10) if units else networks.mlp_branch((10, 8, 8, 3))
     outputs = 1 if units else 3
-    tile = plan(MultiBranch(branch, 1000), 10, 4096).tile
-    assert plan(MultiBranch(branch, 8000), 10, 4096).tile == tile
-    assert plan(MultiBranch(branch, 1000), 10, 65536).tile.examples <= 1.5 * tile.examples
-    sizes = [(1000, 4096), (8000, 4096), (1000, 65536)]
+    tile = plan(MultiBranch(branch, 2000), 10, 4096).tile
+    assert plan(MultiBranch(branch, 16000), 10, 4096).tile == tile
+    assert plan(MultiBranch(branch, 2000), 10, 65536).tile.examples <= 1.5 * tile.examples
+    sizes = [(2000, 4096), (16000, 4096), (2000, 65536), (tile.branches, 4096)]
     base, *others = (temporary(MultiBranch(branch, i), 10, outputs, n, tile) for i, n in sizes)
     assert all(t <= 1.02 * base + 4096 for t in others), (base, others)
 

@@ -232,7 +232,8 @@ def check(case: Case, words: str = "") -> lanes.Restriction:
         triple = tuple(random_like(rng, shapes) for _ in range(3))
         x, ab = jnp.asarray(rng.normal(size=(EXAMPLES, INPUTS))), rng.normal(size=2)
         one = jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), shapes)
-        staged, plain = (lanes.trace(one_example(branch, one, x[0]), one, x[0], kind) for kind in (True, False))
+        f = one_example(branch, one, x[0])
+        staged, plain = lanes.trace(f, one, x[0], values_only=True), lanes.trace(f, one, x[0], staged=False)
 
         @jax.jit
         def ways(triple: Any, w: Any, a: jax.Array, b: jax.Array) -> list[jax.Array]:
@@ -290,6 +291,18 @@ def test_input_projections_of_a_scan_are_hoisted() -> None:
         staged = lanes.trace(one_example(branch, w, jnp.zeros(INPUTS)), w, jnp.zeros(INPUTS))
     early = [e.primitive.name for i, e in enumerate(staged.equations) if i not in staged.late]
     assert early.count("dot_general") == 3
+
+
+def test_a_maximum_with_a_constant_keeps_nan_on_either_side() -> None:
+    z = jnp.array([np.nan, np.inf, -np.inf, 0.0, -1.5, 1.5, 1e-40])
+
+    def f(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.maximum(w * x, 0.25), jnp.maximum(0.0, w * x), jnp.minimum(w * x, 0.5)])
+
+    fast = lanes.trace(f, z, z[:1], values_only=True)
+    found = fast.at(fast.row(fast.prefix((z[None], 0 * z[None], z[None]), jnp.ones((1, 1))), 1.0), 1.0)
+    np.testing.assert_array_equal(found[:, 0], f(2 * z, jnp.ones(1)))
+    assert np.isnan(found[jnp.array([0, 7, 14]), 0]).all()
 
 
 @pytest.mark.parametrize("activation", [jax.nn.relu, steep, jnp.abs], ids=["relu", "custom derivative", "abs"])

@@ -139,7 +139,8 @@ def test_stacked_surfaces_are_those_of_single_planes_to_the_last_bit(problem, so
 def test_a_stack_is_interrupted_and_continued_to_the_last_bit(problem, solutions, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluators, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     monkeypatch.setattr(costs, "LANES_ON_CPU", (16, 16))
-    monkeypatch.setattr(costs, "ROW_BYTES", 0)
+    monkeypatch.setattr(costs, "ROW_EXAMPLES", 16)
+    monkeypatch.setattr(costs, "ROW_BYTES", 320)
     large = Problem(synthetic_teacher(jax.random.key(1), 300, 4), problem.network, problem.loss)
     planes = [oblique_through_solutions(*solutions[k : k + 3]) for k in (0, 3)]
     grids = [grid_around(p, points=5) for p in planes]
