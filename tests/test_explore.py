@@ -126,6 +126,7 @@ def test_training_with_trajectories_and_the_plan_before_it(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("default:.*It is computed again")
 def test_stopped_at_any_stage_and_continued_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     words = (*MANY, "--batch-size", "20", "--steps", "40", "--align", "--curvature", "--spectrum", "--quiet")
     words = (*words, "--test-data", "own_module:data")
