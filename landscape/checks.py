@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -24,9 +23,12 @@ BRANCHES_CHECKED = 512
 """Where the network does not say: activations of so many branches exist at a time."""
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 5))
-def _risk(measure: Callable[..., jax.Array], network: Any, loss: Loss, w: Any, data: Any, mesh: Mesh | None) -> Any:
-    """A risk of parameters whose branches may be split over a mesh ("branches",)."""
+@partial(jax.jit, static_argnums=(0, 1, 2, 6))
+def _risk(
+    measure: Callable[..., jax.Array], network: Any, loss: Loss, axes: Any, ab: Any, data: Any, mesh: Mesh | None
+) -> Any:
+    """A risk at w(a, b), whose branches may be split over a mesh ("branches",)."""
+    w = jax.tree.map(lambda o, u, v: o + ab[0] * u + ab[1] * v, *axes)
     if mesh is None:
         return measure(network, loss, w, data)
     run = partial(measure, network, loss, axis="branches")
@@ -44,9 +46,9 @@ def directly(measure: Callable[..., jax.Array], problem: Problem, plane: Plane, 
     """
     dtype, found = evaluators.float_type(plane), []
     network = replace(problem.network, branch_chunk=problem.network.branch_chunk or BRANCHES_CHECKED)
-    for ab in points:
-        w = plane.at(tuple(jnp.asarray(ab, dtype)))
-        found.append(_risk(measure, network, problem.loss, w, problem.data, meshes.home_of(w)))
+    axes, mesh = (plane.origin, plane.u, plane.v), meshes.home_of(plane.origin)
+    for ab in points.astype(dtype):
+        found.append(_risk(measure, network, problem.loss, axes, ab, problem.data, mesh))
     return np.array(found, float)
 
 
@@ -61,7 +63,7 @@ def check_anchors(
     """
     points = [plane.anchors if len(plane.anchors) else np.zeros((1, 2)) for plane in planes]
     count = min(len(problem.data), EXAMPLES_CHECKED)
-    x, y, weight = (t[:count] for t in (problem.data.x, problem.data.y, problem.data.weight))
+    x, y, weight = (np.asarray(t)[:count] for t in (problem.data.x, problem.data.y, problem.data.weight))
     first = Problem(type(problem.data)(x, y, weight), problem.network, problem.loss)
     grids = [Grid(*at.T) for at in points]
     settings = settings._replace(tile=tile._replace(points=1), directory=None, progress=False)

@@ -59,7 +59,7 @@ class Dataset:
         for name, array in {"x": x, "y": y, "weight": weight}.items():
             _refuse_not_finite(name, array)
             object.__setattr__(self, name, array)
-        if not isinstance(weight, Tracer) and (weight.min() < 0 or weight.max() <= 0):
+        if not isinstance(weight, Tracer) and (np.min(np.asarray(weight)) < 0 or np.max(np.asarray(weight)) <= 0):
             raise ValueError("Weights must not be negative, and one at least must be positive.")
 
     def tree_flatten(self) -> tuple[tuple[Array, Array, Array], str]:
@@ -290,7 +290,6 @@ def _refuse_not_finite(name: str, array: Array) -> None:
     """Smallest and largest value tell it without a mask of the array's size."""
     if isinstance(array, Tracer) or array.size == 0:
         return
-    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
-        raise ValueError(
-            f"{name} holds values that are not finite: {int((~np.isfinite(array)).sum())} of {array.size}."
-        )
+    held = np.asarray(array)
+    if not (np.isfinite(held.min()) and np.isfinite(held.max())):
+        raise ValueError(f"{name} holds values that are not finite: {int((~np.isfinite(held)).sum())} of {held.size}.")

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import lax
 
 from landscape.streaming import chunked_sum
+
+if TYPE_CHECKING:  # flax takes long to load
+    from flax import linen, nnx
 
 Params = Any
 
@@ -62,7 +64,7 @@ def _shape(network: Network, params: Params, x: Any) -> tuple[int, ...] | None:
         return None
 
 
-def from_flax(make: Callable[[nnx.Rngs], nnx.Module], *, state: Literal["frozen"] | None = None) -> Network:
+def from_flax(make: "Callable[[nnx.Rngs], nnx.Module]", *, state: Literal["frozen"] | None = None) -> Network:
     """A network from a flax nnx module, given as a function of its random streams.
 
     Args:
@@ -72,9 +74,10 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], *, state: Literal["frozen"
             surface see `modules.recomputed_risk`.
 
     Raises:
-        ValueError: The module has state besides its parameters (BatchNorm statistics, dropout's random stream) and
-            `state` does not say what becomes of it.
+        ValueError: `state` is None and the module has some (BatchNorm statistics, dropout's random stream).
     """
+    from flax import nnx
+
     _check_state(state)
     if state == "frozen":
         graph, shapes, rest = nnx.split(evaluating(make(nnx.Rngs(0))), nnx.Param, ...)
@@ -91,14 +94,14 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], *, state: Literal["frozen"
     return Network(lambda key: nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param)), apply)
 
 
-def evaluating(module: nnx.Module) -> nnx.Module:
+def evaluating(module: "nnx.Module") -> "nnx.Module":
     """The module itself, switched to evaluation: no dropout, BatchNorm with its running statistics."""
     module.eval()
     return module
 
 
 def from_linen(
-    module: nn.Module,
+    module: "linen.Module",
     example_input: jax.Array,
     *,
     state: Literal["frozen"] | None = None,
@@ -113,8 +116,7 @@ def from_linen(
         values: Those collections, for example {"batch_stats": …}; as initialised when None.
 
     Raises:
-        ValueError: The module has collections besides "params" (BatchNorm statistics) and `state` does not say what
-            becomes of them.
+        ValueError: The module has collections besides "params" (BatchNorm statistics) and `state` is None.
     """
     _check_state(state)
     collections = jax.eval_shape(module.init, jax.random.key(0), example_input)
@@ -211,13 +213,13 @@ class MultiBranch:
         several = not isinstance(self.branch, Network)
         return tuple(zip(self.branches, params if several else (params,), strict=True))
 
+    @partial(jax.jit, static_argnums=0)
     def init(self, key: jax.Array) -> Params:
         """Independent initial parameters for every branch, [I, ...]."""
+        # One after the other: random numbers for all branches at once take twice as long to compile.
         keys = jax.random.split(key, len(self.counts))
-        params = tuple(
-            jax.vmap(branch.init)(jax.random.split(k, n))
-            for branch, n, k in zip(self.branches, self.counts, keys, strict=True)
-        )
+        kinds = zip(self.branches, self.counts, keys, strict=True)
+        params = tuple(lax.map(branch.init, jax.random.split(k, n)) for branch, n, k in kinds)
         return params[0] if isinstance(self.branch, Network) else params
 
     def apply(self, params: Params, x: jax.Array) -> jax.Array:

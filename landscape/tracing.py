@@ -83,7 +83,7 @@ def _hoisted_scan(equation: Equation, inputs: Sequence[Any], values_only: bool) 
         depends = any(v in moving for v in e.invars if not isinstance(v, jcore.Literal))
         moving |= set(e.outvars) if depends else set()
         (rest if depends else early).append(e)
-    made = {v for e in early for v in e.outvars}
+    made = [v for e in early for v in e.outvars]  # in order: what is traced must be the same every time
     read = {v for e in rest for v in e.invars if not isinstance(v, jcore.Literal)}
     cut = [v for v in made if v in read or v in jaxpr.outvars]
 

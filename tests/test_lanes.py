@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from landscape import lanes, networks, problem, trees
+from landscape import lanes, networks, problem, tracing, trees
 from landscape.networks import MultiBranch, Network, one_example
 
 INPUTS, BRANCHES, EXAMPLES = 72, 3, 5
@@ -291,6 +291,15 @@ def test_input_projections_of_a_scan_are_hoisted() -> None:
         staged = lanes.trace(one_example(branch, w, jnp.zeros(INPUTS)), w, jnp.zeros(INPUTS))
     early = [e.primitive.name for i, e in enumerate(staged.equations) if i not in staged.late]
     assert early.count("dot_general") == 3
+
+
+def test_a_hoisted_scan_is_traced_alike_every_time() -> None:
+    """What is kept on disk belongs to a fingerprint of the traced function, which must not depend on addresses."""
+
+    def f(w: jax.Array, xs: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda h, x: (h * jnp.sin(w * x) + jnp.cos(x) * w - jnp.exp(x), x), 0.0, xs)[0]
+
+    assert len({tracing.program(lambda w, xs: f(w, xs), 2.0, jnp.ones(4)) for _ in range(20)}) == 1
 
 
 def test_a_maximum_with_a_constant_keeps_nan_on_either_side() -> None:
