@@ -321,11 +321,14 @@ def draw(path: Path, title: str) -> None:
     measures = json.loads(path.joinpath("measures.json").read_text())
     drawn, records = measures["drawn"], measures["records"]
     stack = surfaces.load_stack(path / "surface.nc")
-    shown = [s for s in stack if view_of(s.metadata) == drawn]
-    pictures = {"figure": plots.row(shown, measures=[r for r in records if r["view"] == drawn])}
+    by_view = {view: [s for s in stack if view_of(s.metadata) == view] for view in VIEWS}
     if len({r["branches"] for r in records}) > 1:
         views = {view: [r for r in records if r["view"] == view] for view in VIEWS}
-        pictures["measures"] = plots.trend(views)
+        pictures = {"figure": plots.row(by_view[drawn], measures=views[drawn]), "measures": plots.trend(views)}
+    else:  # of one network nothing can be shown against I
+        first = by_view["orthonormal" if drawn == "aligned" else drawn][0]
+        titles = [f"I = {first.metadata['branches']:,}, as trained", "branches aligned"]
+        pictures = {"figure": plots.row([first, by_view["aligned"][0]], titles=titles)}
     for name, figure in pictures.items():
         for suffix in ("png", "pdf"):
             plots.save(figure, path / f"{name}.{suffix}")

@@ -69,6 +69,7 @@ def test_other_losses_are_trained_drawn_and_measured(options, loss, tmp_path):
     wanted = [loss(f, y).mean() for f in outputs]
     for surface in load_stack(tmp_path / "surface.nc"):
         np.testing.assert_allclose(surface.anchor_risk, wanted, rtol=1e-4)
+    assert [f.name for f in sorted(tmp_path.glob("*.png"))] == ["figure.png"]  # nothing against I for one I
 
 
 def test_a_truncated_image_file_is_refused(tmp_path, monkeypatch, capsys, data_root):
