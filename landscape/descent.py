@@ -18,9 +18,6 @@ from landscape.problem import BRANCHES_AT_A_TIME, Problem, minibatch_risk, strea
 
 Params = Any
 
-BRANCHES_BEGUN = 256
-"""Branches whose random parameters are drawn at a time."""
-
 
 class State(NamedTuple):
     """Everything that the next step depends on, one entry a seed."""
@@ -196,18 +193,13 @@ def _settled(static: Static, state: State) -> State:
 
 
 def _random(static: Static, keys: jax.Array) -> Params:
-    """`network.init` of every seed, a chunk of branches at a time on every device: random bits take room."""
+    """`network.init` of every seed, on every device branch after branch: random bits take room, and long to compile."""
     network = static.network
 
     def drawn(branch: Network, keys: jax.Array) -> Params:
-        def of_seed(keys: jax.Array) -> Params:
-            return lax.map(branch.init, keys, batch_size=BRANCHES_BEGUN)
-
         def of_seeds(keys: jax.Array) -> Params:
-            return lax.map(of_seed, keys)
+            return lax.map(lambda of_one: lax.map(branch.init, of_one), keys)
 
-        if static.axis is None:
-            return jax.vmap(jax.vmap(branch.init))(keys) if keys.shape[1] <= BRANCHES_BEGUN else of_seeds(keys)
         where = P("seeds", "branches")
         return jax.shard_map(of_seeds, mesh=static.mesh, in_specs=where, out_specs=where, check_vma=False)(keys)
 

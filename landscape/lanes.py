@@ -66,7 +66,8 @@ def trace(
         staged: True for parameters on a plane (triples), False for plain ones.
         values_only: Whether the result is faster but not to be differentiated.
     """
-    found = Restriction(tracing.flat(jax.make_jaxpr(f)(params, example), values_only), staged, values_only)
+    how = tracing.How(values_only, products=not values_only and jax.default_backend() == "cpu")
+    found = Restriction(tracing.flat(jax.make_jaxpr(f)(params, example), how), staged, values_only)
     if found.axes(found.output).example:
         return found
     # Outputs that are the same for every example: one zero of the example gives them its axis.
