@@ -28,7 +28,7 @@ def _risk(
     measure: Callable[..., jax.Array], network: Any, loss: Loss, axes: Any, ab: Any, data: Any, mesh: Mesh | None
 ) -> Any:
     """A risk at w(a, b), whose branches may be split over a mesh ("branches",)."""
-    w = jax.tree.map(lambda o, u, v: o + ab[0] * u + ab[1] * v, *axes)
+    w = Plane(axes[0], axes[1], axes[2], np.zeros((0, 2))).at(ab)
     if mesh is None:
         return measure(network, loss, w, data)
     run = partial(measure, network, loss, axis="branches")

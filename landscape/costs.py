@@ -22,7 +22,7 @@ UNITS_A_CHUNK = 1024
 """Most branches of one unit whose first layer is held at a time on a CPU: more are no faster and only cost memory."""
 ROW_BYTES, ROW_EXAMPLES = 6_600, 32
 """Sums of a row of points, where each branch is one unit: from about 8,000 bytes on XLA splits each step over threads
-of the CPU, and it takes three times as long. So many examples at least, and several parts of a row instead."""
+of the CPU, and it takes more than twice as long. So many examples at least, and several parts of a row instead."""
 LANES_ON_CPU = (64, 1024)
 """Smallest and largest number of examples in a chunk on a CPU."""
 GIB = 2**30
@@ -186,7 +186,8 @@ def _bytes(tile: Tile, found: Sequence[Cost], sizes: tuple[int, tuple[int, int],
     sliced = len(found) > 1 or any(c.count > tile.branches for c in found)
     grid = (1 + sliced) * padded * b * outputs * n
     branch = max(
-        # triples and rows of the values with examples, weights of the chunk three times laid out, values at the points
+        # triples and rows of the values with examples (held once more where a step takes several branches, measured),
+        # weights of the chunk three times laid out, values at the points
         min(tile.branches, c.count) * ((4 + (tile.step > 1)) * c.held * n + 5 * c.weights + 4 * sliced * c.parameters)
         + tile.points * min(tile.step, c.count) * (2 * c.late * n + c.weights)
         for c in found
