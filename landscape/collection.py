@@ -35,8 +35,8 @@ def collect(folders: Sequence[Path], out: Path) -> tuple[Path, int, list[Path]]:
         ValueError: A folder does not exist, no run is finished, or a surface.nc cannot be read.
     """
     found = list(runs_in(folders))
-    runs = [(path, record) for path, record in found if record.get("finished")]
-    left_out = [path for path, record in found if not record.get("finished")]
+    runs = [(path, entry) for path, entry in found if entry.get("finished")]
+    left_out = [path for path, entry in found if not entry.get("finished")]
     if not runs:
         raise ValueError(f"no finished run in {', '.join(map(str, folders))} ({len(left_out)} unfinished).")
     files = [(k, path / "surface.nc") for k, (path, _) in enumerate(runs)]
@@ -69,21 +69,21 @@ def table(runs: Sequence[tuple[Path, dict[str, Any]]], owners: Sequence[int]) ->
     """One row a run: where it is, what was asked, what was measured."""
     import xarray
 
-    rows = [row(path, record) for path, record in runs]
+    rows = [row(path, entry) for path, entry in runs]
     names = list(dict.fromkeys(name for one in rows for name in one))
     columns = {name: ("run", column([one.get(name) for one in rows])) for name in names}
     belongs = {"run_of_surface": ("surface", np.asarray(owners, np.int32))} if owners else {}
     return xarray.Dataset({**columns, **belongs})
 
 
-def row(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+def row(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
     """The entries of one run."""
     file = path / "measures.json"
     text = file.read_text(encoding="utf-8") if file.exists() else "{}"
-    asked = {f"{part}.{key}": value for part in ("config", "options") for key, value in record[part].items()}
+    asked = {f"{part}.{key}": value for part in ("config", "options") for key, value in entry[part].items()}
     asked = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in asked.items()}
     measured = dict(numbers(json.loads(text), "measures"))
-    return {"path": str(path), "command": record["command"], **asked, **measured, "measures": text}
+    return {"path": str(path), "command": entry["command"], **asked, **measured, "measures": text}
 
 
 def numbers(content: Any, name: str) -> Iterator[tuple[str, float]]:

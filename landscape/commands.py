@@ -111,9 +111,9 @@ def plot(arguments: list[str]) -> None:
 def export(arguments: list[str]) -> None:
     """Write the surfaces of a run directory for other tools: npz, csv, h5 or vts."""
     asked = parse(Export, "export", arguments, export.__doc__)
-    from landscape import interchange
+    from landscape.interchange import export as write_for
 
-    for path in interchange.export(asked.folder, asked.to):
+    for path in write_for(asked.folder, asked.to):
         runs.print_line(f"written: {path}")
 
 
@@ -134,9 +134,9 @@ def sweep(arguments: list[str]) -> None:
 def collect(arguments: list[str]) -> None:
     """Join the finished runs of one or more folders into one netCDF file."""
     asked = parse(Collect, "collect", arguments, collect.__doc__)
-    from landscape import collection
+    from landscape.collection import collect as join
 
-    path, count, left_out = collection.collect(asked.folders, asked.out)
+    path, count, left_out = join(asked.folders, asked.out)
     unfinished = f"  (unfinished, left out: {', '.join(map(str, left_out))})" if left_out else ""
     runs.print_line(f"done:    {path}  {count} runs{unfinished}")
 
@@ -144,20 +144,20 @@ def collect(arguments: list[str]) -> None:
 def compare(arguments: list[str]) -> None:
     """Lay finished runs side by side: surfaces on one colour scale, measures in one table."""
     asked = parse(Compare, "compare", arguments, compare.__doc__)
-    from landscape import comparison
+    from landscape.comparison import compare as lay_side_by_side
 
-    lines = comparison.compare(asked.folders, asked.out)
+    lines = lay_side_by_side(asked.folders, asked.out)
     runs.print_line("\n".join([*lines, f"done:    {asked.out}  figure.png  report.html  measures.json"]))
 
 
 def bench(arguments: list[str]) -> None:
     """Measure how fast this machine is, or lay two results side by side: `bench compare A.json B.json`."""
     from landscape import bench as measuring
-    from landscape import ratios
+    from landscape.ratios import compare as lay_side_by_side
 
     if arguments[:1] == ["compare"]:
-        asked = parse(Results, "bench compare", arguments[1:], ratios.compare.__doc__)
-        runs.print_line("\n".join(ratios.compare(asked.first, asked.second)))
+        asked = parse(Results, "bench compare", arguments[1:], lay_side_by_side.__doc__)
+        runs.print_line("\n".join(lay_side_by_side(asked.first, asked.second)))
         return
     config, options = configuration("bench", measuring, arguments)
     if options.distributed:

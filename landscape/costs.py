@@ -79,8 +79,8 @@ def costs(network: MultiBranch, params: Tree, example: Any) -> list[Cost]:
 def _counted(network: MultiBranch, signature: trees.Signature, example: Any) -> tuple[tuple[Cost, ...], int]:
     """Costs and C, traced once a network and not once a surface."""
     params = signature.tree()
-    staged = stage(network, params, example, values_only=True)
-    groups = zip(staged, network.counts, network.groups(params), strict=True)
+    branches = stage(network, params, example, values_only=True)
+    groups = zip(branches, network.counts, network.groups(params), strict=True)
     found = tuple(_cost(r, n, w) for r, n, (_, w) in groups)
     one = jax.ShapeDtypeStruct((1, *example.shape), example.dtype)
     return found, jax.eval_shape(network.apply, params, one).shape[-1]

@@ -82,9 +82,9 @@ class Line(NamedTuple):
     run: Run
     key: str
 
-    def keep(self, name: str, inputs: Any, compute: Callable[[], Mapping[str, Any]], word: str = "") -> dict[str, Any]:
-        """A stage that depends on the functions, the configuration and `inputs`."""
-        return stages.kept(self.run, name, storage.fingerprint(self.key, name, inputs), compute, word)
+    def keep(self, name: str, of: Any, compute: Callable[[], Mapping[str, Any]], word: str = "") -> dict[str, Any]:
+        """A stage that depends on the functions, the configuration and `of`."""
+        return stages.kept(self.run, name, storage.fingerprint(self.key, name, of), compute, word)
 
 
 def run(config: Any, run: Run) -> None:
@@ -101,29 +101,29 @@ def run(config: Any, run: Run) -> None:
     _announce(line, loaded, example, compiled)
     found = Found(*loaded) if loaded.solutions else _trained(line, keys[1], loaded.paths)
     drawn, arrays, barriers = [], {}, {}
-    for view in _views(config, found.solutions):
-        chosen = _aligned(to, found.solutions[view.part]) if view.aligned else found.solutions[view.part]
-        plane, surface = _surface(line, chosen, found.paths, keys[2], view)
+    for shown in _views(config, found.solutions):
+        chosen = _aligned(to, found.solutions[shown.part]) if shown.aligned else found.solutions[shown.part]
+        plane, surface = _surface(line, chosen, found.paths, keys[2], shown)
         drawn.append(probes.bent(to, plane, surface, run) if config.curvature else surface)
         if not drawn[1:]:  # the recorded steps are those of the networks as they were trained
             arrays |= {f"path {k}": planes.project(plane, path) for k, path in found.paths.items()}
-        edges = probes.edges(to, chosen[:3], view.prefix, line.keep, first=view.part.start)
+        edges = probes.edges(to, chosen[:3], shown.prefix, line.keep, first=shown.part.start)
         arrays |= {f"edge {name}": values for name, values in edges.items()}
         barriers |= {name: probes.barrier(values) for name, values in edges.items()}
-    measures: dict[str, Any] = {"barriers": barriers}
+    beside: dict[str, Any] = {"barriers": barriers}
     if config.spectrum:
-        more, measures["hessian"] = probes.spectra(to, found.solutions[:3], keys[3], run, line.keep)
+        more, beside["hessian"] = probes.spectra(to, found.solutions[:3], keys[3], run, line.keep)
         arrays |= more
-    _write(run, drawn, arrays, measures)
+    _write(run, drawn, arrays, beside)
 
 
-def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray], measures: dict[str, Any]) -> None:
+def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray], beside: dict[str, Any]) -> None:
     """The files that remain, and what is printed at the end."""
     surfaces.save_stack(run.file("surface.nc"), drawn)
     storage.save_arrays(run.file("explore.npz"), arrays, run.name)
     records = [r | {"aligned": bool(s.metadata["aligned"])} for s in drawn for r in report.records([s])]
-    run.measures({"records": records, "checks": drawn[-1].metadata["checks"], **measures})
-    _say(run, drawn, measures["barriers"])
+    run.measures({"records": records, "checks": drawn[-1].metadata["checks"], **beside})
+    _say(run, drawn, beside["barriers"])
     stages.clear(run)
 
 
@@ -253,7 +253,7 @@ def _aligned(to: Given, solutions: Sequence[Params]) -> list[Params]:
 
 
 def _surface(
-    line: Line, solutions: Sequence[Params], paths: Mapping[str, list[Params]], key: jax.Array, view: View
+    line: Line, solutions: Sequence[Params], paths: Mapping[str, list[Params]], key: jax.Array, shown: View
 ) -> tuple[Plane, Surface]:
     """The plane, and the surface on it with its layers."""
     config, to, run = line.config, line.to, line.run
@@ -262,8 +262,8 @@ def _surface(
         plane = extent.plane_of(config, to, solutions, paths, key)
         return extent.to_arrays(plane, *extent.grid_of(config, to.risk, plane))
 
-    inputs = (list(solutions), paths if config.plane == "pca" else {})
-    stored = line.keep("plane", inputs, compute)
+    depends = (list(solutions), paths if config.plane == "pca" else {})
+    stored = line.keep("plane", depends, compute)
     plane, grid, words = extent.from_arrays(stored, solutions[0])
     shared: dict[str, Any] = {
         "precision": run.options.precision,
@@ -272,7 +272,7 @@ def _surface(
         "check_stop": run.check_stop,
     }
     layers = given.further(to.problem.data) if to.problem else None
-    with run.bar(f"{view.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
+    with run.bar(f"{shown.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
         found = evaluation.evaluate(to.risk, plane, grid, layers=layers, progress=bar, **shared)
     _refuse_disagreement(found)
     more = dict(found.layers)
@@ -283,8 +283,8 @@ def _surface(
         more["regulariser"] = extent.regulariser(plane, grid, config.weight_decay)
         more["risk and regulariser"] = found.risk + more["regulariser"]
     about = {
-        "aligned": view.aligned,
-        "triple": view.triple,
+        "aligned": shown.aligned,
+        "triple": shown.triple,
         "extent": words,
         "state": config.state,
         "gram": planes.gram_of(plane).tolist(),

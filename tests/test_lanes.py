@@ -234,14 +234,14 @@ def check(case: Case, words: str = "") -> lanes.Restriction:
         x, ab = jnp.asarray(rng.normal(size=(EXAMPLES, INPUTS))), rng.normal(size=2)
         one = jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), shapes)
         f = one_example(branch, one, x[0])
-        staged, plain = lanes.trace(f, one, x[0], values_only=True), lanes.trace(f, one, x[0], staged=False)
+        traced, plain = lanes.trace(f, one, x[0], values_only=True), lanes.trace(f, one, x[0], staged=False)
 
         @jax.jit
         def ways(triple: Any, w: Any, a: jax.Array, b: jax.Array) -> list[jax.Array]:
-            laid = tuple(staged.lay_out(t) for t in triple)
+            laid = tuple(traced.lay_out(t) for t in triple)
             return [
-                staged.at(staged.row(staged.prefix(triple, x.T), b), a).T,
-                staged.at(staged.row(staged.prefix(laid, x.T, laid_out=True), b), a).T,
+                traced.at(traced.row(traced.prefix(triple, x.T), b), a).T,
+                traced.at(traced.row(traced.prefix(laid, x.T, laid_out=True), b), a).T,
                 plain.at(plain.prefix((w,), x.T), jnp.zeros(())).T,
                 network.apply(w, x),
                 problem.outputs(network, w, x),
@@ -251,7 +251,7 @@ def check(case: Case, words: str = "") -> lanes.Restriction:
         expected = oracles.network([(case.forward, w)], x, average=False)
         for found in ways(triple, w, *ab):
             np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9, err_msg=f"{words} seed {seed}")
-    return staged
+    return traced
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -279,18 +279,18 @@ def test_random_mlps_equal_their_plain_forward(turn: int, name: str, bias: int) 
     depth = 1 + (turn + SHIFT) % 4
     widths = (INPUTS, *map(int, rng.integers(1, 6, depth)), int(rng.integers(1, 4)))
     branch = networks.mlp_branch(widths, ACTIVATIONS[name], bool(bias))
-    staged = check(Case(lambda: branch, oracles.mlp(name)), f"{widths} {name} {bias}")
-    products = [i for i, e in enumerate(staged.equations) if e.primitive.name == "dot_general"]
-    assert [i in staged.late for i in products] == [False] + [True] * depth  # the first layer is paid once
-    assert staged.products[products[-1]].folds  # the sum over branches is part of the last product
+    traced = check(Case(lambda: branch, oracles.mlp(name)), f"{widths} {name} {bias}")
+    products = [i for i, e in enumerate(traced.equations) if e.primitive.name == "dot_general"]
+    assert [i in traced.late for i in products] == [False] + [True] * depth  # the first layer is paid once
+    assert traced.products[products[-1]].folds  # the sum over branches is part of the last product
 
 
 def test_input_projections_of_a_scan_are_hoisted() -> None:
     with trees.float64():
         branch = networks.from_linen(Gated(), ONE)
         w = jax.eval_shape(branch.init, jax.random.key(0))
-        staged = lanes.trace(one_example(branch, w, jnp.zeros(INPUTS)), w, jnp.zeros(INPUTS))
-    early = [e.primitive.name for i, e in enumerate(staged.equations) if i not in staged.late]
+        traced = lanes.trace(one_example(branch, w, jnp.zeros(INPUTS)), w, jnp.zeros(INPUTS))
+    early = [e.primitive.name for i, e in enumerate(traced.equations) if i not in traced.late]
     assert early.count("dot_general") == 3
 
 
