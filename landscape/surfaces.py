@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from landscape import storage
-from landscape.grids import Grid, checked, grid_around
+from landscape.files import atomic
+from landscape.planes.grids import Grid, checked, grid_around
 
 if TYPE_CHECKING:
     import xarray
@@ -80,7 +80,7 @@ class Surface:
     def save(self, path: Path | str) -> None:
         """Write the surface as netCDF, whole or not at all."""
         data = self.to_xarray()
-        storage.write_atomic(Path(path), lambda p: data.to_netcdf(p, engine="h5netcdf"))
+        atomic.write_atomic(Path(path), lambda p: data.to_netcdf(p, engine="h5netcdf"))
 
     @staticmethod
     def load(path: Path | str) -> "Surface":
@@ -131,7 +131,7 @@ def save_stack(path: Path | str, surfaces: Sequence[Surface]) -> None:
     coords["metadata"] = ("surface", metadata)
     shared = {k: v for k, v in surfaces[0].metadata.items() if all(s.metadata.get(k) == v for s in surfaces)}
     data = xarray.Dataset(variables, coords, _attributes(shared))
-    storage.write_atomic(Path(path), lambda p: data.to_netcdf(p, engine="h5netcdf"))
+    atomic.write_atomic(Path(path), lambda p: data.to_netcdf(p, engine="h5netcdf"))
 
 
 def load_stack(path: Path | str) -> list[Surface]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from landscape import commands, parsing, sweeps
 from landscape.__main__ import dispatch, exit_code
+from landscape.cli import commands, parsing, sweeps
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()

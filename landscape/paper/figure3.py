@@ -62,11 +62,11 @@ def run(config: Config, run: "Run") -> None:
 
 def draw(path: Path) -> None:
     """figure.png and figure.pdf: the panels in 2-D and 3-D, and the distances beside the bounds."""
-    from landscape import storage
+    from landscape.files import atomic
     from landscape.plots import shapley_folkman, style
 
     measures = json.loads((path / "measures.json").read_text())
-    arrays = storage.load_arrays(path / "boundaries.npz", json.dumps(measures["config"]))
+    arrays = atomic.load_arrays(path / "boundaries.npz", json.dumps(measures["config"]))
     if arrays is None:
         raise ValueError(f"{path / 'boundaries.npz'} is missing.\n  Run the command again.")
     config = measures["config"]
@@ -104,8 +104,8 @@ def _words(numbers: tuple[int, ...]) -> str:
 
 def _trace(config: Config, run: "Run") -> None:
     """boundaries.npz: for every I the curve in the plane, and the octant's radii along a mesh of directions."""
-    from landscape import storage
     from landscape.duality.shapley_folkman import averaged_ball
+    from landscape.files import atomic
 
     arrays: dict[str, Any] = {"directions": directions(config.mesh)}
     for copies in config.copies:
@@ -113,7 +113,7 @@ def _trace(config: Config, run: "Run") -> None:
         arrays[f"curve-{copies}"] = [x, averaged_ball(config.p, 2, copies).boundary(x)]
         arrays[f"radius-{copies}"] = radii(averaged_ball(config.p, 3, copies), arrays["directions"])
         run.check_stop()
-    storage.save_arrays(run.file("boundaries.npz"), arrays, json.dumps(dataclasses.asdict(config)))
+    atomic.save_arrays(run.file("boundaries.npz"), arrays, json.dumps(dataclasses.asdict(config)))
 
 
 def curve_abscissae(copies: int, p: float) -> Any:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from landscape.blocks import Protocol
     from landscape.datasets import Dataset
-    from landscape.hitting import Rates
     from landscape.runs import Run
+    from landscape.training.hitting import Rates
+    from landscape.training.shallow import Protocol
 
 PRINTED = {12: 21, 13: 24, 14: 24, 15: 29, 16: 30, 17: 32, 18: 35, 19: 52, 20: 64, 21: 75}
 """Hits in 100 as printed in Table 1."""
@@ -92,7 +92,7 @@ def run(config: Config, run: "Run") -> None:
 
 def draw(path: Path) -> None:
     """figure.png and figure.pdf with both curves and the study's, and table1.md."""
-    from landscape import storage
+    from landscape.files import atomic
     from landscape.plots import rates, style
 
     measures = json.loads((path / "measures.json").read_text())
@@ -109,7 +109,7 @@ def draw(path: Path) -> None:
         style.save(fig, path / f"figure.{suffix}")
     parts = [f"# Table 1\n\n{config.seeds} networks a width; {protocol_in_words(config)}.", *_markdown("", main)]
     parts += [part for name, columns in study.items() for part in _markdown(name, columns)]
-    storage.write_atomic(path / "table1.md", lambda pending: pending.write_text("\n\n".join(parts) + "\n", "utf-8"))
+    atomic.write_atomic(path / "table1.md", lambda pending: pending.write_text("\n\n".join(parts) + "\n", "utf-8"))
 
 
 def protocol_in_words(config: Config) -> str:
@@ -127,7 +127,7 @@ def problem(config: Config) -> "tuple[Dataset, Protocol]":
     import jax
 
     from landscape import datasets
-    from landscape.blocks import Protocol
+    from landscape.training.shallow import Protocol
 
     data = datasets.synthetic_teacher(jax.random.key(config.teacher))
     if config.loss == "squared":
@@ -178,20 +178,21 @@ def _studied(config: Config) -> dict[str, Config]:
 
 def _rates(config: Config, run: "Run", name: str) -> "Rates":
     """The rates of one cell of the study, from disk where they are."""
-    from landscape import hitting, storage
+    from landscape.files import atomic
+    from landscape.training import hitting
 
     data, protocol = problem(config)
     protocol = dataclasses.replace(protocol, seed=run.options.seed)
     seeds = range(run.options.seed * config.seeds, (run.options.seed + 1) * config.seeds)
-    key = storage.fingerprint(data, dataclasses.asdict(protocol), list(config.widths), list(seeds))
+    key = atomic.fingerprint(data, dataclasses.asdict(protocol), list(config.widths), list(seeds))
     path, folder = run.file(f"rates-{key[:16]}.npz"), run.file("blocks")
-    kept = storage.load_arrays(path, key)
+    kept = atomic.load_arrays(path, key)
     if kept is None:
         with run.bar(name or f"{_span(config.widths)} units", config.seeds * len(config.widths) * config.steps) as bar:
             found = hitting.hitting_rate(
                 data, config.widths, seeds, protocol, directory=folder, progress=bar, check_stop=run.check_stop
             )
-        storage.save_arrays(path, {"risk": found.risk}, key)
+        atomic.save_arrays(path, {"risk": found.risk}, key)
         shutil.rmtree(folder, ignore_errors=True)
         return found
     return hitting.rates(config.widths, kept["risk"])
@@ -201,7 +202,7 @@ def _save(path: Path, columns: dict[str, list[float]], rates: "Rates", config: C
     """table1.nc: every final risk, and the table."""
     import xarray
 
-    from landscape import storage
+    from landscape.files import atomic
 
     variables: dict[str, Any] = {"risk": (("width", "seed"), rates.risk, {"units": "loss"})}
     variables |= {name: ("width", values) for name, values in columns.items() if name not in ("width", "networks")}
@@ -209,7 +210,7 @@ def _save(path: Path, columns: dict[str, list[float]], rates: "Rates", config: C
     attributes = {**dataclasses.asdict(config), "minimum": rates.minimum, "tolerance": rates.tolerance}
     attributes = {k: str(v) if isinstance(v, bool) else v for k, v in attributes.items() if k != "widths"}
     content = xarray.Dataset(variables, {"width": columns["width"]}, attributes)
-    storage.write_atomic(path, lambda pending: content.to_netcdf(pending, engine="h5netcdf"))
+    atomic.write_atomic(path, lambda pending: content.to_netcdf(pending, engine="h5netcdf"))
 
 
 def _span(widths: tuple[int, ...]) -> str:

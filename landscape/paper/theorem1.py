@@ -126,22 +126,23 @@ def draw(path: Path) -> None:
 
 def _stage(name: str, config: Config, run: "Run", make: Any) -> dict[str, np.ndarray]:
     """A stage's arrays, from disk where they are."""
-    from landscape import storage
+    from landscape.files import atomic
 
-    key = storage.fingerprint(name, str(dataclasses.asdict(config)), run.options.seed)
+    key = atomic.fingerprint(name, str(dataclasses.asdict(config)), run.options.seed)
     path = run.file(f"case-{name}.npz")
-    kept = storage.load_arrays(path, key)
+    kept = atomic.load_arrays(path, key)
     if kept is None:
         run.check_stop()
         kept = {k: np.asarray(v) for k, v in make().items()}
-        storage.save_arrays(path, kept, key)
+        atomic.save_arrays(path, kept, key)
     return kept
 
 
 def _measure(name: str, config: Config, run: "Run") -> dict[str, Any]:
     """Frontier, smallest τ, Δ and the gaps of one case."""
-    from landscape.duality import assumption, examples, multi_branch
-    from landscape.duality.frontiers import envelope
+    from landscape.duality import examples, multi_branch
+    from landscape.duality.certified import assumption
+    from landscape.duality.certified.frontiers import envelope
 
     if name == "mnist_l2":
         if run.options.smoke and not ls.datasets.at_hand("mnist", run.options.data_root):
@@ -265,7 +266,7 @@ def _save(
     """theorem1.nc: the same numbers and the curves, with names."""
     import xarray
 
-    from landscape import storage
+    from landscape.files import atomic
 
     variables: dict[str, Any] = {}
     for key in ("primal", "dual", "gap", "ratio", "paper_ratio"):
@@ -289,4 +290,4 @@ def _save(
         variables["estimate_upper"] = ("estimate_point", extra["estimate"]["upper"], {"kind": "upper bound"})
     attributes = {key: str(value) for key, value in dataclasses.asdict(config).items()}
     content = xarray.Dataset(variables, coordinates, {"units": "loss", **attributes})
-    storage.write_atomic(path, lambda pending: content.to_netcdf(pending, engine="h5netcdf"))
+    atomic.write_atomic(path, lambda pending: content.to_netcdf(pending, engine="h5netcdf"))

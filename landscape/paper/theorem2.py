@@ -55,7 +55,7 @@ class Config:
 
 def run(config: Config, run: "Run") -> None:
     """Solve every depth and γ in four ways, then the reduced-rank regressions of MNIST."""
-    from landscape.duality.linear_problem import singular_values
+    from landscape.duality.linear.problem import singular_values
 
     base = random_problem(run.options.seed)
     s = singular_values(base.coordinates.labels)
@@ -142,23 +142,24 @@ def _descent(problem: "DeepLinear", config: Config, run: "Run", name: str) -> np
     import jax
     import optax
 
-    from landscape import storage
-    from landscape.duality import descent
+    from landscape.duality.linear import descent
+    from landscape.files import atomic
 
-    key = storage.fingerprint(problem.X, problem.Y, list(problem.widths), problem.gamma, dataclasses.asdict(config))
-    kept = storage.load_arrays(run.file(f"{name}.npz"), key)
+    key = atomic.fingerprint(problem.X, problem.Y, list(problem.widths), problem.gamma, dataclasses.asdict(config))
+    kept = atomic.load_arrays(run.file(f"{name}.npz"), key)
     if kept is None:
         keys = jax.random.split(jax.random.key(run.options.seed), config.seeds)
         schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
         kept = {"values": descent.descend(problem, keys, optax.adam(schedule), steps=config.steps).values}
-        storage.save_arrays(run.file(f"{name}.npz"), kept, key)
+        atomic.save_arrays(run.file(f"{name}.npz"), kept, key)
         run.check_stop()
     return kept["values"]
 
 
 def _row(problem: "DeepLinear", factor: float, values: np.ndarray, tolerance: float) -> dict[str, Any]:
     """All numbers for one γ and H; the excess is relative to the optimum."""
-    from landscape.duality import deep_linear, descent
+    from landscape.duality import deep_linear
+    from landscape.duality.linear import descent
 
     found, best = deep_linear.douglas_rachford(problem), deep_linear.optimum(problem)
     zero = [np.zeros(shape) for shape in problem.shapes]
@@ -212,7 +213,7 @@ def _images(config: Config, run: "Run") -> dict[str, Any]:
 def regressions(X: np.ndarray, Y: np.ndarray) -> list[dict[str, Any]]:
     """d_min = 1 … 9 at γ = 0, at half the smallest and at half the largest singular value of Ỹ."""
     from landscape.duality import deep_linear
-    from landscape.duality.linear_problem import singular_values
+    from landscape.duality.linear.problem import singular_values
 
     base = deep_linear.DeepLinear(deep_linear.with_bias(X), Y, (1, 1), 0.0)
     s = singular_values(base.coordinates.labels)

@@ -1,0 +1,117 @@
+"""Assumption 1, τ > y f(w; x) for all w ∈ W_1 × … × W_I: the smallest admissible τ, certified."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from landscape.arrays import trees
+from landscape.duality.branches import Branch, Domain, as_function, checked_domain
+from landscape.duality.certified.branch_and_bound import batched
+from landscape.duality.certified.envelopes import halved
+from landscape.duality.certified.frontiers import Interval
+from landscape.duality.certified.interval_rules import Bounds
+from landscape.duality.certified.intervals import Enclosure, bounds
+from landscape.duality.risks import Sample, sample
+from landscape.networks import Network
+
+CELLS = 200_000
+"""Cells examined before the precision is given up."""
+
+
+class Margins(NamedTuple):
+    """sup over W of y_n f(w; x_n) for every example: certified bounds, [N] each."""
+
+    lo: np.ndarray
+    hi: np.ndarray
+
+
+def smallest_tau(
+    branches: Sequence[tuple[Branch | Network, Domain | tuple[Any, Any], int]], data: Any, *, tol: float = 1e-3
+) -> Interval:
+    """The smallest τ that Assumption 1 admits, max_n (1/I) Σ_i sup over W_i of y_n f_i(w; x_n).
+
+    Assumption 1 holds for every τ above the interval and fails for every τ below it.
+
+    Args:
+        branches: (branch, W, number of branches) for each kind.
+        data: The data; for a quadrature its patches' boxes.
+        tol: Wanted precision.
+
+    Raises:
+        ValueError: W not compact, data not finite, or an operation without an interval rule.
+    """
+    total = sum(count for _, _, count in branches)
+    if total < 1:
+        raise ValueError("There must be at least one branch.")
+    found = [(margins(branch, domain, data, tol=tol), count) for branch, domain, count in branches]
+    low, high = (sum(count * getattr(m, end) for m, count in found) / total for end in ("lo", "hi"))
+    return Interval(float(np.max(low)), float(np.max(high)))
+
+
+def check_tau(tau: float, smallest: Interval) -> None:
+    """Refuse a τ for which Assumption 1 fails, or is not known to hold.
+
+    Raises:
+        ValueError: τ is not above the smallest admissible one.
+    """
+    if tau > smallest.hi:
+        return
+    verdict = "fails" if tau <= smallest.lo else "could not be verified"
+    raise ValueError(
+        f"Assumption 1 {verdict} for τ = {tau:.6g}: the smallest admissible τ lies in {smallest}.\n"
+        "  Choose a larger τ, or measure the true hinge with convexification.convexification_gap."
+    )
+
+
+def margins(branch: Branch | Network, domain: Domain | tuple[Any, Any], data: Any, *, tol: float = 1e-3) -> Margins:
+    """sup over W of y_n f(w; x_n) for every example, by interval branch and bound."""
+    with trees.float64():
+        checked, examples = checked_domain(domain), sample(data)
+        size = len(checked.lo)
+        f = as_function(branch, size, jnp.asarray(examples.x[0]))
+        points, cells = _kernels(f, examples)
+        best = np.full(len(examples.y), -np.inf)
+        highest = best.copy()
+        lo, hi = checked.lo[None], checked.hi[None]
+        examined = 0
+        while len(lo):
+            examined += len(lo)
+            centres = checked.project((lo + hi) / 2)
+            corners = checked.project(np.where(np.arange(2)[:, None, None] == 0, lo, hi).reshape(-1, size))
+            best = np.maximum(best, points(np.concatenate([centres, corners])).max(0))
+            high, slopes = cells(lo, hi)
+            open_cells = ((high > best + tol).any(1)) & checked.meets(lo, hi)
+            still = np.flatnonzero(open_cells)
+            if examined + 2 * len(still) > CELLS:
+                highest = np.maximum(highest, high[still].max(0))
+                break
+            lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], slopes), checked)
+        return Margins(best - 1e-12 * (1 + np.abs(best)), np.maximum(highest, best + tol))
+
+
+def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
+    """Compiled: y f at points [C, p] -> [C, N]; upper bounds of y f on cells -> [C, N], and slopes for splitting."""
+    x, y = jnp.asarray(data.x), jnp.asarray(data.y)
+    boxes = Bounds(x, x) if data.boxes is None else Bounds(*map(jnp.asarray, data.boxes))
+
+    def margin(w: jax.Array, inputs: jax.Array) -> jax.Array:
+        return y * jax.vmap(f, (None, 0))(w, inputs)
+
+    def upper(lo: jax.Array, hi: jax.Array) -> tuple[jax.Array, Enclosure]:
+        centre, half = (lo + hi) / 2, (hi - lo) / 2 * (1 + 1e-15)
+        natural = bounds(margin, Bounds(lo, hi), boxes)
+        middle = bounds(margin, Bounds(centre, centre + 0.0), boxes)
+        slope = bounds(jax.jacfwd(margin), Bounds(lo, hi), boxes)
+        steep = jnp.maximum(jnp.abs(slope.lo), jnp.abs(slope.hi))
+        high = jnp.fmin(natural.hi, middle.hi + jnp.sum(steep * half[None], 1))
+        spread = jnp.max(slope.hi - slope.lo, 0)
+        none = jnp.zeros(())
+        return jnp.where(jnp.isnan(high), jnp.inf, high), Enclosure(none, none, none, none, -spread, spread)
+
+    chunk = int(np.clip(2**20 // (8 * len(data.y)), 8, 4096))
+    points = jax.jit(jax.vmap(lambda w: margin(w, x)))
+    cells = jax.jit(jax.vmap(upper))
+    return (lambda w: batched(points, chunk, w)), (lambda lo, hi: batched(cells, chunk, lo, hi))

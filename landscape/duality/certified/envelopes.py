@@ -1,0 +1,175 @@
+"""Convex envelopes on W ⊂ R^p, p ≤ 3: from above by the hull of a lattice's values, from below by certified planes.
+
+The hull's facets give slopes a_j; for each one c_j ≤ min over W of f(w) − ⟨a_j, w⟩ is found by interval branch and
+bound, and conv f ≥ max_j ⟨a_j, w⟩ + c_j.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from scipy.spatial import ConvexHull
+
+from landscape.duality.branches import Domain
+from landscape.duality.certified.frontiers import lower_hull
+from landscape.duality.certified.intervals import Enclosure
+
+LATTICE = {1: 1025, 2: 1089, 3: 2197}
+"""Points of the lattice for each p."""
+
+FACETS = 600
+"""Facets that are certified; the rest of the hull is left out of the lower bound."""
+
+Bounds = Callable[[np.ndarray, np.ndarray], Enclosure]
+
+
+class Planes(NamedTuple):
+    """max_j ⟨slopes_j, w⟩ + offsets_j: slopes [J, p], offsets [J]."""
+
+    slopes: np.ndarray
+    offsets: np.ndarray
+
+    def __call__(self, w: np.ndarray) -> np.ndarray:
+        """The value at points [C, p]."""
+        return self._by_chunks(w)[0]
+
+    def active(self, w: np.ndarray) -> np.ndarray:
+        """The plane that is highest at each point, [C]."""
+        return self._by_chunks(w)[1]
+
+    def _by_chunks(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, which = np.empty(len(w)), np.empty(len(w), int)
+        for start in range(0, len(w), 4096):
+            heights = w[start : start + 4096] @ self.slopes.T + self.offsets
+            which[start : start + 4096] = heights.argmax(1)
+            values[start : start + 4096] = heights.max(1)
+        return values, which
+
+
+class ConvexEnvelope(NamedTuple):
+    """conv f on W: `lower` ≤ conv f everywhere, conv f ≤ `upper` where `spans` holds.
+
+    Attributes:
+        lower: Certified planes.
+        upper: The hull of the lattice's values.
+        sides: Sides of the lattice's own hull, as planes that are not positive inside.
+    """
+
+    lower: Planes
+    upper: Planes
+    sides: Planes
+
+    def spans(self, w: np.ndarray) -> np.ndarray:
+        """Whether points [C, p] lie in the hull of the lattice."""
+        return self.sides(w) <= 0
+
+
+def hull_planes(points: np.ndarray, values: np.ndarray) -> Planes:
+    """The lower convex hull of (point, value), as planes: above conv f at every point of the points' hull.
+
+    Args:
+        points: [M, p].
+        values: Upper bounds of f there, [M].
+    """
+    size = points.shape[1]
+    if size == 1:
+        order = np.argsort(points[:, 0])
+        x, y = points[order, 0], values[order]
+        kept = lower_hull(x, y)
+        if len(kept) < 2:
+            return Planes(np.zeros((1, 1)), y[kept[:1]])
+        slopes = np.diff(y[kept]) / np.diff(x[kept])
+        return Planes(slopes[:, None], y[kept[:-1]] - slopes * x[kept[:-1]])
+    top = values.max() + 10 * np.ptp(values) + 1
+    cloud = np.vstack([np.column_stack([points, values]), [*points.mean(0), top]])
+    equations = ConvexHull(cloud).equations
+    below = equations[equations[:, size] < -1e-9]
+    planes = -below[:, [*range(size), size + 1]] / below[:, size : size + 1]
+    planes = np.unique(np.round(planes, 12), axis=0)
+    return Planes(planes[:, :size], planes[:, size] + 1e-11 * (1 + np.abs(values).max()))
+
+
+def convex_envelope(
+    bounds: Bounds,
+    domain: Domain,
+    points: np.ndarray,
+    values: np.ndarray,
+    tol: float,
+    preference: np.ndarray,
+    max_cells: int = 400_000,
+) -> ConvexEnvelope:
+    """conv f on W from both sides.
+
+    Args:
+        bounds: Enclosures of f on cells (lo, hi), each [C, p].
+        domain: W.
+        points: A lattice on W that spans it, [M, p].
+        values: Upper bounds of f there, [M].
+        tol: Wanted precision of the planes from below.
+        preference: Where the envelope matters most, larger first, [M].
+        max_cells: Cells examined before the precision is given up.
+    """
+    upper = hull_planes(points, values)
+    order = np.argsort(-preference)
+    _, first = np.unique(upper.active(points[order]), return_index=True)
+    chosen = upper.active(points[order][np.sort(first)[:FACETS]])
+    slopes = upper.slopes[chosen]
+    reached = np.array([np.min(values - points @ slope) for slope in slopes])
+    sides = _sides(points)
+    return ConvexEnvelope(Planes(slopes, tilted_minima(bounds, domain, slopes, reached, tol, max_cells)), upper, sides)
+
+
+def _sides(points: np.ndarray) -> Planes:
+    """The hull of points [M, p]."""
+    if points.shape[1] == 1:
+        return Planes(np.array([[1.0], [-1.0]]), np.array([-points.max(), points.min()]))
+    equations = ConvexHull(points).equations
+    return Planes(equations[:, :-1], equations[:, -1])
+
+
+def tilted_minima(
+    bounds: Bounds, domain: Domain, slopes: np.ndarray, reached: np.ndarray, tol: float, max_cells: int
+) -> np.ndarray:
+    """Certified lower bounds of min over W of f(w) − ⟨slope, w⟩, [J], for all slopes [J, p]; `reached` from above."""
+    best, lowest = reached.copy(), np.full(len(slopes), np.inf)
+    lo, hi = domain.lo[None], domain.hi[None]
+    cell, plane = np.zeros(len(slopes), int), np.arange(len(slopes))
+    examined = 0
+    while len(lo):
+        found, centre, half = bounds(lo, hi), (lo + hi) / 2, (hi - lo) / 2
+        examined += len(lo)
+        tilt, at = slopes[plane], np.sum(slopes[plane] * centre[cell], 1)
+        steep = np.maximum(np.abs(found.slope_lo[cell] - tilt), np.abs(found.slope_hi[cell] - tilt))
+        centred = found.centre_lo[cell] - at - np.sum(steep * half[cell], 1)
+        natural = found.lo[cell] - at - np.sum(np.abs(tilt) * half[cell], 1)
+        low = np.fmax(centred, natural) - 1e-14 * (1 + np.abs(at))
+        inside = domain.contains(centre)[cell]
+        np.minimum.at(best, plane[inside], (found.centre_hi[cell] - at)[inside])
+        open_pairs = (low < best[plane] - tol) & domain.meets(lo, hi)[cell]
+        still = np.unique(cell[open_pairs])
+        if examined + 2 * len(still) > max_cells:
+            np.minimum.at(lowest, plane[open_pairs], low[open_pairs])
+            break
+        place = np.full(len(lo), -1)
+        place[still] = np.arange(len(still))
+        cell, plane = place[cell[open_pairs]], plane[open_pairs]
+        cell, plane = np.concatenate([cell, cell + len(still)]), np.tile(plane, 2)
+        lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], found), domain)
+    return np.minimum(best - tol, lowest)
+
+
+def halved(lo: np.ndarray, hi: np.ndarray, found: Enclosure, domain: Domain) -> tuple[np.ndarray, np.ndarray]:
+    """Cells cut across the side whose slope is least known; first all left halves, then all right ones."""
+    if len(lo) == 0:
+        return lo, hi
+    half = (hi - lo) / 2
+    shape = half / np.maximum(domain.hi - domain.lo, 1e-300)
+    unknown = half * (found.slope_hi - found.slope_lo)
+    score = np.where(np.isfinite(unknown), unknown, 1.0) + 1e-6 * shape
+    score = np.where(shape * 8 < shape.max(1, keepdims=True), -1.0, score)
+    side, rows = np.argmax(score, 1), np.arange(len(lo))
+    middle = (lo + hi)[rows, side] / 2
+    left, right = hi.copy(), lo.copy()
+    left[rows, side] = right[rows, side] = middle
+    return np.concatenate([lo, right]), np.concatenate([left, hi])
