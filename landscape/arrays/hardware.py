@@ -1,10 +1,11 @@
-"""Devices as one mesh, over all processes of a job: where values lie, and what all processes agree on.
+"""Devices as one mesh, over all processes of a job: where values lie, what all agree on, memory and cache.
 
 Every process runs the same program on the same values; its own devices hold its part of what is spread. Whatever
 depends on a clock, on the files of one machine or on its memory is taken from the leading process.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 Tree = Any
+
+GIB = 2**30
 
 
 def mesh(devices: Sequence[Any], **sizes: int) -> Mesh:
@@ -106,3 +109,29 @@ def _sum(values: jax.Array, axis: str) -> jax.Array:
 
 
 _sum.defvjp(lambda values, axis: (lax.psum(values, axis), None), lambda _axis, _kept, slope: (slope,))
+
+
+def cache_bytes() -> int:
+    """Bytes of a core's second-level cache; 1 MiB where the system does not say."""
+    try:
+        found = os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (ValueError, OSError):
+        found = 0
+    return found if found > 2**17 else 2**20
+
+
+def allowed(memory: int | None, devices: Sequence[Any]) -> int:
+    """Bytes allowed on each device, the same on all processes: `memory`, or what the device leaves to us when None."""
+    here = next(d for d in devices if d.process_index == jax.process_index())
+    return int(from_leader(memory or default_memory(here)))
+
+
+def default_memory(device: Any) -> int:
+    """Bytes that a computation may take on a device: 3/4 of an accelerator's memory, on a CPU half of the machine's."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] * 3 // 4
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError):
+        return 2 * GIB

@@ -1,7 +1,6 @@
 """What a surface costs in operations and bytes, counted before anything runs, and the tile that follows from it."""
 
 import math
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -9,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jcore
 
-from landscape.arrays import hardware, trees
+from landscape.arrays import trees
+from landscape.arrays.hardware import GIB, cache_bytes
 from landscape.compiler import staged
 from landscape.evaluation.grid_loop import Tile
 from landscape.networks import MultiBranch
@@ -26,7 +26,6 @@ ROW_BYTES, ROW_EXAMPLES = 6_600, 32
 of the CPU, and it takes more than twice as long. So many examples at least, and several parts of a row instead."""
 LANES_ON_CPU = (64, 1024)
 """Smallest and largest number of examples in a chunk on a CPU."""
-GIB = 2**30
 
 
 class Cost(NamedTuple):
@@ -226,29 +225,3 @@ def _even(share: int, most: int) -> int:
     """At most about `most` examples, a multiple of 16, that divides the share with little padding."""
     each = math.ceil(share / math.ceil(share / most))
     return 16 * math.ceil(each / 16)
-
-
-def cache_bytes() -> int:
-    """Bytes of a core's second-level cache; 1 MiB where the system does not say."""
-    try:
-        found = os.sysconf("SC_LEVEL2_CACHE_SIZE")
-    except (ValueError, OSError):
-        found = 0
-    return found if found > 2**17 else 2**20
-
-
-def allowed(memory: int | None, devices: Sequence[Any]) -> int:
-    """Bytes allowed on each device, the same on all processes: `memory`, or what the device leaves to us when None."""
-    here = next(d for d in devices if d.process_index == jax.process_index())
-    return int(hardware.from_leader(memory or default_memory(here)))
-
-
-def default_memory(device: Any) -> int:
-    """Bytes that a computation may take on a device: 3/4 of an accelerator's memory, on a CPU half of the machine's."""
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] * 3 // 4
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError):
-        return 2 * GIB

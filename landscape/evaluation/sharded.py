@@ -46,7 +46,7 @@ class Settings(NamedTuple):
     @property
     def budget(self) -> int:
         """Bytes allowed on each device, the same on all processes."""
-        return cost_model.allowed(self.memory, self.devices)
+        return hardware.allowed(self.memory, self.devices)
 
 
 class Sums(NamedTuple):

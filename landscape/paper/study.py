@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from landscape import evaluation, planes, plots, report, surfaces
-from landscape.evaluation import cost_model
+from landscape.arrays import hardware
 from landscape.files import atomic
 from landscape.paper import trends
 from landscape.planes import Plane
@@ -146,7 +146,7 @@ def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
         f"{protocol.points} x {protocol.points} points",
     )
     optimizer = optax.sgd(protocol.learning_rate)
-    memory = max(estimate.peak(c.problem, optimizer, seeds, protocol.points, budget) for c in cases) / cost_model.GIB
+    memory = max(estimate.peak(c.problem, optimizer, seeds, protocol.points, budget) for c in cases) / hardware.GIB
     words = list(dict.fromkeys(estimate.duration(sum(w.seconds for w in of)) for of in (soonest, latest)))
     time = f"about {words[0]}" if len(words) == 1 else f"{words[0]} or more, at most {words[1]}: until it converges"
     run.plan(f"{memory:.2f} GiB", estimate.operations(sum(w.operations for w in soonest)), time)

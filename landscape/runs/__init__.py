@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landscape.files import atomic
-from landscape.runs.options import Options
 from landscape.files.progress import Bar
+from landscape.runs.options import Options
 from landscape.runs.record import differences, environment_of, read_config, record_of, refuse_changes
 
 if TYPE_CHECKING:

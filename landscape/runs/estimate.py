@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from landscape.evaluation import cost_model
-from landscape.training import sgd
-from landscape.arrays import trees
 from landscape import evaluation
-from landscape.planes.grids import Grid
+from landscape.arrays import hardware, trees
+from landscape.evaluation import cost_model
 from landscape.planes import Plane
+from landscape.planes.grids import Grid
 from landscape.problem import Problem
+from landscape.training import sgd
 
 RATES = {"cpu": (2e10, 4e10), "gpu": (4e12, 1e13), "tpu": (4e12, 1e13)}
 """Operations a second, training and surfaces, of one device: for the announced time only."""
@@ -60,7 +60,7 @@ class Forecast(NamedTuple):
 
     def words(self) -> tuple[str, str, str]:
         """For the line of the plan."""
-        return f"{self.nbytes / cost_model.GIB:.2f} GiB", self.count, f"about {duration(self.seconds)}"
+        return f"{self.nbytes / hardware.GIB:.2f} GiB", self.count, f"about {duration(self.seconds)}"
 
 
 def of_problem(problem: Problem, amount: Amount, memory: int | None = None) -> Forecast:

@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 from landscape.arrays import hardware, trees
 from landscape.datasets import Dataset
-from landscape.evaluation import cost_model
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network
 from landscape.problem import BRANCHES_AT_A_TIME, Problem, minibatch_risk, streamed_risk
@@ -121,7 +120,7 @@ def plan(
         ValueError: One seed does not fit the memory however its branches are split, or they cannot be split as asked.
     """
     devices, counts = jax.devices(), problem.network.counts
-    memory = cost_model.allowed(memory, devices)
+    memory = hardware.allowed(memory, devices)
     possible = hardware.shares(counts, len(devices))
     if share not in (None, *possible):
         raise ValueError(
@@ -139,8 +138,8 @@ def plan(
     if not fitting:
         least = min(p.nbytes for p in together + in_turn)
         raise ValueError(
-            f"Training needs {least / cost_model.GIB:.2f} GiB on each device for one solution of "
-            f"{one.solution / cost_model.GIB:.2f} GiB; {memory / cost_model.GIB:.2f} GiB are allowed.\n"
+            f"Training needs {least / hardware.GIB:.2f} GiB on each device for one solution of "
+            f"{one.solution / hardware.GIB:.2f} GiB; {memory / hardware.GIB:.2f} GiB are allowed.\n"
             "  Raise --memory, or take fewer branches."
         )
     return fitting[0]

@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 import toy
 
-from landscape.cli import commands
-from landscape.files import atomic
 from landscape import runs
 from landscape.__main__ import exit_code
+from landscape.cli import commands
 from landscape.datasets import Dataset
+from landscape.files import atomic
 from landscape.runs.options import Options, parse_bytes
 from landscape.surfaces import load_stack
 
