@@ -155,19 +155,24 @@ def summary(rates: "Rates") -> dict[str, list[float]]:
 
 def table(columns: dict[str, list[float]]) -> str:
     """The table as text, beside the paper's column."""
-    lines = ["width    hits   95 % interval   paper   median risk   least risk"]
+    widths = (5, 9, 15, 7, 13, 12)
+    return "\n".join(" ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in _cells(columns))
+
+
+def _cells(columns: dict[str, list[float]]) -> list[list[str]]:
+    """The heading and the rows of the table."""
+    rows = [["width", "hits", "95 % interval", "paper", "median risk", "least risk"]]
     for width, hits, count, _, low, high, median, least in zip(*columns.values(), strict=True):
         interval = f"{100 * low:.0f} … {100 * high:.0f} %"
         paper = f"{PRINTED[int(width)]} %" if width in PRINTED else "–"
-        lines.append(f"{width:5d} {f'{hits}/{count}':>7} {interval:>15} {paper:>7} {median:13.2e} {least:12.2e}")
-    return "\n".join(lines)
+        rows.append([str(width), f"{hits}/{count}", interval, paper, f"{median:.2e}", f"{least:.2e}"])
+    return rows
 
 
 def _markdown(name: str, columns: dict[str, list[float]]) -> list[str]:
-    lines = [line.split("  ") for line in table(columns).splitlines()]
-    rows = [" | ".join(filter(None, map(str.strip, line))) for line in lines]
-    rows.insert(1, " | ".join(["---:"] * 6))
-    return [*([f"## {name}"] if name else []), "\n".join(f"| {row} |" for row in rows)]
+    head, *rows = (" | ".join(row) for row in _cells(columns))
+    lines = [head, " | ".join(["---:"] * 6), *rows]
+    return [*([f"## {name}"] if name else []), "\n".join(f"| {line} |" for line in lines)]
 
 
 def _studied(config: Config) -> dict[str, Config]:
