@@ -16,6 +16,13 @@ def peers() -> str:
     )
 
 
+def table1_ratios() -> str:
+    """How many times as long PyTorch's loops take."""
+    rows = load("table1-speed.json")["rows"]
+    ratios, batches = " / ".join(digits(row["ratio"]) for row in rows), " / ".join(whole(row["batch"]) for row in rows)
+    return f"which take {ratios} times as long with minibatches of {batches}"
+
+
 def gap_branches() -> str:
     """The most branches that `theorem1.py` takes."""
     return power(max(row["branches"] for row in load("theorem1.json")["rows"]))
@@ -180,6 +187,7 @@ def _late(case: dict) -> float:
 
 PARTS = {
     "peers": peers,
+    "table 1 ratios": table1_ratios,
     "gap branches": gap_branches,
     "envelopes": envelopes,
     "surfaces": surfaces,

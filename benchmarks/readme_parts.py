@@ -267,12 +267,14 @@ def speed() -> str:
         for case in surfaces.values()
     ]
     table1 = found["cases"]["table1-16"]
-    step = digits(1e6 / table1["call_rate"]["median"])
+    alone = digits(1e6 / table1["call_rate"]["median"])
+    (beside,) = (row for row in load("table1-speed.json")["rows"] if row["batch"] == table1["sizes"]["batch"])
     return f"""
 {table((head, "compile", "a surface", "of the multiply-add peak"), cells)}
 
-One step of SGD of a network of Table 1 takes {step} µs (batch {whole(table1["sizes"]["batch"])}, many networks at
-once on both cores).
+One step of SGD of a network of Table 1 takes {alone} µs (batch {whole(beside["batch"])}, many networks at once on both
+cores). In rounds that alternate with PyTorch loops (`benchmarks/table1.py`) it took {digits(beside["package_us"])} µs,
+and PyTorch {whole(beside["torch_us"])} µs.
 """
 
 

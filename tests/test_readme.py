@@ -1,5 +1,6 @@
 """What README.md shows works: its code runs, its commands parse, its figures are those of the committed files."""
 
+import ast
 import json
 import os
 import re
@@ -147,6 +148,18 @@ def test_a_number_without_a_file_is_refused(sentence, tmp_path):
         assert done.returncode == 1
         assert f"{name}: no source: …" in done.stderr
         (root / name).write_text(right)
+
+
+def test_no_number_is_written_into_the_parts_by_hand():
+    """The functions that mark a number as coming from a file never get a constant."""
+    marking = {"whole", "digits", "decimals", "percent", "power", "duration", "word", "traced", "uncertain"}
+    found = 0
+    for path in ROOT.glob("benchmarks/*_parts.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in marking:
+                found += 1
+                assert any(isinstance(inner, ast.Name) for inner in ast.walk(node.args[0])), ast.unparse(node)
+    assert found > 100
 
 
 @pytest.mark.parametrize(("title", "folder"), [("Figure 1, synthetic", "figure1"), ("Figure 4, MNIST, h", "mnist")])
