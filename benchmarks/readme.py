@@ -99,11 +99,17 @@ def rewritten(text: str, made: dict[str, str]) -> str:
 
 
 def faults(text: str, made: dict[str, str]) -> list[str]:
-    """Numbers without a source, in the document and in its parts, and parts that the document lacks."""
+    """Numbers without a source, in the document and in its parts; parts that the document lacks or does not show.
+
+    A line that begins with a comment is HTML to Markdown: a part inside a line must not begin it.
+    """
+    hidden = [f"a line begins with {line[:50]}" for line in text.splitlines() if re.match(r" *<!-- fig.*--> *\S", line)]
     lacking = sorted(made.keys() - {match[2] for match in PART.finditer(text)})
     outside = untraced(PART.sub(" ", text))
     inside = [f"{fault} (part {name})" for name, part in made.items() for fault in untraced(part)]
-    return [f"no part {name}" for name in lacking] + [f"no source: … {fault} …" for fault in [*outside, *inside]]
+    return (
+        hidden + [f"no part {name}" for name in lacking] + [f"no source: … {fault} …" for fault in [*outside, *inside]]
+    )
 
 
 def main() -> None:
