@@ -40,7 +40,7 @@ def test_without_data_the_other_cases_are_shown(start, tmp_path, monkeypatch) ->
     assert "v(r) is a straight line" in text
     measures = json.loads((out / "measures.json").read_text())
     assert set(measures["certified"]) == {"relu_l1", "chain3_decay", "relu_decay"}
-    assert "downloads nothing" in measures["missing"]["mnist_l2"]
+    assert "nothing may be downloaded" in measures["missing"]["mnist_l2"]
     theta = 10 * (5**0.5 - 1) / 2 % 1
     low, high = measures["certified"]["relu_l1"]["gap"][1]
     assert low <= theta * (1 - theta) / 20 <= high
