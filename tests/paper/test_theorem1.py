@@ -8,6 +8,7 @@ import pytest
 
 from landscape import datasets
 from landscape.__main__ import dispatch, exit_code
+from landscape.datasets import downloads
 from landscape.duality import examples
 from landscape.duality.certified.arrangement import plane_frontier
 from landscape.duality.certified.plane_branch import plane_delta
@@ -30,7 +31,7 @@ def start(capsys):
 def test_without_data_the_other_cases_are_shown(start, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("LANDSCAPE_DATA", raising=False)
-    monkeypatch.setattr(datasets, "mnist", lambda **_: pytest.fail("a download was begun"))
+    monkeypatch.setattr(downloads, "find", lambda *_, **__: pytest.fail("a download was begun"))
     out = tmp_path / "run"
     arguments = ("--smoke", "--budgets", "50", "--branches", "1", "10", "--no-hinge", "--out", str(out))
     code, text = start(*arguments)
