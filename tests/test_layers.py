@@ -51,6 +51,7 @@ ORDER = (
         "cases",
         "interchange",
         "envelope",
+        "persistence",
         "convexity",
         "trends",
         "curvature",
