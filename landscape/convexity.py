@@ -118,7 +118,8 @@ def report(
     (0.5, 0.33, 0.5, 2)
     """
     whole = _samples(surface, surface.risk if layer is None else surface.layers[layer], resolution)
-    anchors = np.asarray(surface.anchors, float).reshape(-1, 2)
+    corner = np.array([[surface.grid.a[0], surface.grid.b[0]]], float)
+    anchors = np.asarray(surface.anchors, float).reshape(-1, 2) - corner
     if not spans(whole):
         raise ValueError(
             f"A surface needs at least three finite samples that are not on one line; {np.isfinite(whole.f).sum()} of "
@@ -193,7 +194,7 @@ def _excess(values: np.ndarray) -> float:
 
 
 def _samples(surface: "Surface", values: Any, resolution: float | None) -> Samples:
-    a, b = (np.asarray(side, float) for side in surface.grid)
+    a, b = (np.asarray(side, float) - float(side[0]) for side in surface.grid)  # far from 0 points between would round
     f = np.array(values, float)
     floor = rounding(np.asarray(values)) if resolution is None else resolution
     if f.shape != (len(a), len(b)) or min(f.shape) < 2:

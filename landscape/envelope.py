@@ -41,7 +41,8 @@ class Envelope(NamedTuple):
         planes: [K, 3] (p, q, r) of each lower facet, in units of the box.
         reach: [K, 2] Smallest and largest a of its corners, in the same units.
         gap: Samples minus envelope, at least 0, shaped like the samples; nan where these are not finite.
-        error: Of gap and envelope: how far rounding moves the planes off their own corners and above other samples.
+        error: Of gap and envelope: how far rounding moves the planes off their own corners and above other samples, and
+            what rounded coordinates make of their slopes.
     """
 
     low: np.ndarray
@@ -120,6 +121,7 @@ def envelope_of(points: np.ndarray) -> Envelope:
     above = unit[:, 2] - _highest(planes, reach, unit[:, :2])
     touched = np.unique(corners)
     error = np.abs(above[touched]).max() + np.maximum(-above, 0.0).max()
+    error += 4 * np.finfo(float).eps * np.abs(planes[:, :2]).sum(1).max()  # of coordinates, on the steepest facet
     above[touched] = 0.0
     return Envelope(low, size, planes, reach, size[2] * np.maximum(above, 0.0), float(size[2] * error))
 
