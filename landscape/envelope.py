@@ -78,16 +78,18 @@ def rounding(values: np.ndarray) -> float:
     """Differences that rounding alone can make between values of a risk, by the precision that they are stored in."""
     finite = values[np.isfinite(values)]
     largest = float(np.abs(finite.astype(float)).max(initial=0.0))
-    if values.dtype.itemsize < 4 and jnp.issubdtype(values.dtype, jnp.floating):
-        return 2 * float(jnp.finfo(values.dtype).eps) * largest
-    with np.errstate(over="ignore"):
-        single = np.array_equal(finite.astype(np.float32), finite)
-    return (SINGLE if single else DOUBLE) * largest
+    kind = values.dtype if jnp.issubdtype(values.dtype, jnp.floating) else np.dtype(float)
+    share = 2 * float(jnp.finfo(kind).eps)
+    if kind.itemsize >= 4:
+        with np.errstate(over="ignore"):
+            single = np.array_equal(finite.astype(np.float32), finite)
+        kind, share = (np.dtype("f4"), SINGLE) if single else (np.dtype("f8"), DOUBLE)
+    return max(share * largest, 2 * float(jnp.finfo(kind).smallest_subnormal))
 
 
 def spans(samples: Samples) -> bool:
     """Whether the samples' points are not all on one line."""
-    points = samples.nodes[np.isfinite(samples.f).ravel()]
+    points = samples.nodes[np.isfinite(samples.f).ravel()] / (np.ptp(samples.a), np.ptp(samples.b))
     return len(points) >= 3 and int(np.linalg.matrix_rank(points[1:] - points[:1])) == 2
 
 
