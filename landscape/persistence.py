@@ -102,7 +102,8 @@ def _height(samples: Samples, nodes: np.ndarray, gaps: np.ndarray, pair: np.ndar
     f = samples.f.ravel()
     t, corners = _corridor(samples, nodes[pair])
     known = corners[np.isfinite(f[corners])]
-    if len(known) < len(corners) and np.linalg.matrix_rank(nodes[known] - nodes[known[:1]]) < 2:
+    away = (nodes[known] - nodes[pair[:1]]) / (np.ptp(samples.a), np.ptp(samples.b))
+    if len(known) < len(corners) and np.linalg.matrix_rank(away) < 2:
         return float(f[known].max())  # all that is known lies on the segment
     points = (1 - t[:, None]) * nodes[pair[:1]] + t[:, None] * nodes[pair[1:]]
     hull = envelope_of(np.column_stack([nodes[known], f[known]]))

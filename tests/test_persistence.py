@@ -96,6 +96,16 @@ def test_convex_surfaces_in_half_precision_measure_zero(rng, kind):
         check_convex(Surface(Grid(a, b), stored(f, 10.0, 5.0, kind)), (k, kind))
 
 
+def test_unknown_cells_of_convex_surfaces_make_no_minimum(rng):
+    for k in range(CASES // 5):
+        a, b = grid(rng, k)
+        f = stored(convex(rng, k // 5, *turned(rng, a, b, 10 ** rng.uniform(-2, 2))), 1.0, 100.0, ("f4", "f8")[k % 2])
+        f[rng.random(f.shape) < rng.choice([0.1, 0.5, 0.9])] = np.nan
+        if k % 3 == 0:
+            f[len(a) // 2 - 1 : len(a) // 2 + 1] = np.inf
+        check_convex(Surface(Grid(a, b), f), k)
+
+
 def test_values_less_exact_than_their_type_need_their_resolution(rng):
     a, b = grid(rng, 0)
     u, v = turned(rng, a, b, 30.0)
