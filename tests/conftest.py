@@ -1,4 +1,4 @@
-"""Shared settings of the test suite: four CPU devices, no silent rank promotion, one seed, bounded memory, real data."""
+"""Shared settings of the tests: four CPU devices, no silent rank promotion, one seed, bounded memory, real data."""
 
 import gc
 import os

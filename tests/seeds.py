@@ -1,4 +1,4 @@
-"""One seed a session: drawn once, printed at the end, used by every test. `LANDSCAPE_SEED=N pytest` draws the same again.
+"""One seed a session: drawn once, printed at the end, used by every test; `LANDSCAPE_SEED=N pytest` draws it again.
 
 What a test draws depends on the seed, on the test and on nothing else, so that it can be repeated alone.
 """

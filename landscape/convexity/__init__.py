@@ -4,8 +4,14 @@ Every measure is 0 on convex samples (one minimum), on any grid. Those over the 
 they are also given in units of the loss and on the triangle of the solutions. Second differences along the two axes
 are blind to a pure product a·b, and one plane never shows all of a risk.
 
-Stated behaviour: cells that are not finite are unknown, and nothing is counted that only they could hide; differences
-up to 2e-6 of the largest value (1e-12 where the values do not fit float32) are rounding and count as 0, so a constant
+Tolerance. Samples that are a convex function up to errors |e| <= ε lie at most 2 ε above their convex envelope E, since
+E lies at most ε below the function. Between the grid points the surface is E plus the samples' distances to E,
+interpolated, so no grid adds to this: violations at midpoints and along segments and persistences of minima
+(`persistence`) are at most 2 ε, second differences on steps h and h' at least −2 ε (1/h + 1/h'). Smaller ones count as
+0. 2 ε is the `resolution`: 2e-6 of the largest |f| (17 units in the last place) where the values fit float32, 1e-12 of
+it (4,500 units) in float64, 2 units in narrower types, and what rounding does to the envelope's planes, as found on it.
+
+Stated behaviour: cells that are not finite are unknown, and nothing is counted that only they could hide; a constant
 or flat surface measures 0 with one minimum; a 2 x 2 grid has no interior and measures 0.
 """
 
@@ -18,8 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import minimum_spanning_tree
 
 from landscape.arrays import trees
 from landscape.convexity.envelope import (
@@ -28,18 +32,19 @@ from landscape.convexity.envelope import (
     between,
     clean,
     envelope,
-    interpolate,
     rounding,
     spans,
     within,
 )
+from landscape.convexity.persistence import persistences
 from landscape.evaluation import profiles
 from landscape.problem import Problem
 
 if TYPE_CHECKING:
     from landscape.surfaces import Surface
 
-MIDPOINT_PAIRS = 4096
+PAIRS = 8192
+"""Random pairs of points, each drawn along both axes."""
 
 
 class Report(NamedTuple):
@@ -49,8 +54,10 @@ class Report(NamedTuple):
         env_max: Largest distance to the lower convex envelope, over the range.
         env_mean: Its mean over the area (trapezoid rule), over the range.
         midpoint_mean: Mean of [f((p+q)/2) − (f(p)+f(q))/2]₊ over random pairs of points, over the range.
+        midpoint_mean_error: Its standard error, from the sampling of the pairs.
         curvature_negative_share: Negative mass of the second differences along both axes over their total mass.
-        minima: Minima whose sublevel persistence exceeds the threshold times the range [Edelsbrunner10, VII.1].
+        minima: Minima whose sublevel persistence exceeds the threshold times the range and the resolution, and the
+            lowest [Edelsbrunner10, VII.1].
         persistence: Sum of the persistences of these minima but the lowest, over the range.
         barriers: [edges] For each pair of solutions, max over the segment of loss minus linear interpolation, in loss
             units; nan where a segment leaves the finite samples. Pairs in the order (0, 1), (0, 2), (1, 2).
@@ -58,7 +65,9 @@ class Report(NamedTuple):
         env_max_loss: `env_max` in loss units.
         env_mean_loss: `env_mean` in loss units.
         midpoint_mean_loss: `midpoint_mean` in loss units.
+        midpoint_mean_error_loss: `midpoint_mean_error` in loss units.
         persistence_loss: `persistence` in loss units.
+        resolution: Differences up to this are rounding and count as 0, in loss units.
         triangle: The same on the grid points of the triangle of the solutions; None without three solutions, or where
             fewer than three grid points that are not on one line lie inside.
     """
@@ -66,6 +75,7 @@ class Report(NamedTuple):
     env_max: float
     env_mean: float
     midpoint_mean: float
+    midpoint_mean_error: float
     curvature_negative_share: float
     minima: int
     persistence: float
@@ -74,20 +84,28 @@ class Report(NamedTuple):
     env_max_loss: float
     env_mean_loss: float
     midpoint_mean_loss: float
+    midpoint_mean_error_loss: float
     persistence_loss: float
+    resolution: float
     triangle: "Report | None" = None
 
     def __repr__(self) -> str:
         barriers = " ".join(f"{b:.3g}" for b in self.barriers)
         return (
             f"Report(env_max={self.env_max:.3g} [{self.env_max_loss:.3g} in loss units], env_mean={self.env_mean:.3g}, "
-            f"midpoint_mean={self.midpoint_mean:.3g}, curvature_negative_share={self.curvature_negative_share:.3g}, "
-            f"minima={self.minima}, persistence={self.persistence:.3g}, barriers=[{barriers}])"
+            f"midpoint_mean={self.midpoint_mean:.3g} ± {self.midpoint_mean_error:.1g}, "
+            f"curvature_negative_share={self.curvature_negative_share:.3g}, minima={self.minima}, "
+            f"persistence={self.persistence:.3g}, barriers=[{barriers}])"
         )
 
 
 def report(
-    surface: "Surface", *, layer: str | None = None, barriers: np.ndarray | None = None, threshold: float = 1e-3
+    surface: "Surface",
+    *,
+    layer: str | None = None,
+    barriers: np.ndarray | None = None,
+    threshold: float = 1e-3,
+    resolution: float | None = None,
 ) -> Report:
     """Measure a surface, over its range, in loss units, and on the triangle of its solutions.
 
@@ -96,6 +114,8 @@ def report(
         layer: A further quantity of the surface to measure instead of its risk, for example the test risk.
         barriers: [edges] Barriers along the edges computed exactly by `barriers`; else interpolated from the samples.
         threshold: Share of the range that a minimum's persistence must exceed.
+        resolution: Differences that count as rounding, in loss units; read from the type of the values by default.
+            To be given where the values are less exact than their type: computed in float32 and stored in float64.
 
     Raises:
         ValueError: The samples do not fit the grid, or fewer than three finite ones that are not on one line exist.
@@ -106,21 +126,22 @@ def report(
     >>> round(saddle.env_max, 9), round(saddle.env_mean, 2), round(saddle.curvature_negative_share, 2), saddle.minima
     (0.5, 0.33, 0.5, 2)
     """
-    whole = _samples(surface, surface.risk if layer is None else surface.layers[layer])
-    anchors = np.asarray(surface.anchors, float).reshape(-1, 2)
+    whole = _samples(surface, surface.risk if layer is None else surface.layers[layer], resolution)
+    corner = np.array([[surface.grid.a[0], surface.grid.b[0]]], float)
+    anchors = np.asarray(surface.anchors, float).reshape(-1, 2) - corner
     if not spans(whole):
         raise ValueError(
             f"A surface needs at least three finite samples that are not on one line; {np.isfinite(whole.f).sum()} of "
             f"{whole.f.size} are finite here.\n  Evaluate it on a smaller extent, or find out where the loss overflows."
         )
-    hull = envelope(whole.a, whole.b, whole.f)
+    whole, hull = _with_envelope(whole)
     if barriers is None:
         barriers = np.array([_interpolated_barrier(whole, hull, *ends) for ends in combinations(anchors, 2)])
     edges = np.asarray(barriers, float)
     inside = within(whole, anchors) if len(anchors) == 3 else None
     part = None
     if inside is not None and spans(inside):
-        part = _measure(inside, envelope(inside.a, inside.b, inside.f), threshold, edges, None)
+        part = _measure(*_with_envelope(inside), threshold, edges, None)
     return _measure(whole, hull, threshold, edges, part)
 
 
@@ -176,35 +197,41 @@ def _along(risk: Any, start: Any, end: Any, t: jax.Array) -> Any:
 
 
 def _excess(values: np.ndarray) -> float:
-    values = values.astype(float) if values.dtype == np.float64 else values.astype(np.float32).astype(float)
-    above = values - np.linspace(values[0], values[-1], len(values))
-    return clean(above.max(), rounding(values)) if np.isfinite(values).all() else float("nan")
+    line = values.astype(float)
+    above = line - np.linspace(line[0], line[-1], len(line))
+    return clean(above.max(), rounding(values)) if np.isfinite(line).all() else float("nan")
 
 
-def _samples(surface: "Surface", values: Any) -> Samples:
-    a, b = (np.asarray(side, float) for side in surface.grid)
+def _samples(surface: "Surface", values: Any, resolution: float | None) -> Samples:
+    a, b = (np.asarray(side, float) - float(side[0]) for side in surface.grid)  # far from 0 points between would round
     f = np.array(values, float)
+    floor = rounding(np.asarray(values)) if resolution is None else resolution
     if f.shape != (len(a), len(b)) or min(f.shape) < 2:
         raise ValueError(f"Samples must be [A, B], at least 2 x 2, for a grid of {len(a)} x {len(b)}; got {f.shape}.")
     if min(np.diff(a).min(), np.diff(b).min()) <= 0:
         raise ValueError("The grid's coordinates must increase strictly.\n  Sort a and b, and risk with them.")
     f[~np.isfinite(f)] = np.nan
-    return Samples(a, b, f, rounding(f))
+    return Samples(a, b, f, floor)
+
+
+def _with_envelope(samples: Samples) -> tuple[Samples, Envelope]:
+    """The samples, with the error of the envelope in their resolution, and the envelope."""
+    hull = envelope(samples.a, samples.b, samples.f)
+    return samples._replace(resolution=samples.resolution + hull.error), hull
 
 
 def _measure(samples: Samples, hull: Envelope, threshold: float, edges: np.ndarray, triangle: Report | None) -> Report:
     floor, spread = samples.resolution, float(np.nanmax(samples.f) - np.nanmin(samples.f))
-    if spread <= floor:
-        return Report(0.0, 0.0, 0.0, 0.0, 1, 0.0, edges, spread, 0.0, 0.0, 0.0, 0.0, triangle)
-    gap = clean(hull.gap, floor)
-    weights = samples.weights
-    lost = _persistences(samples, hull)
-    lost = lost[lost > max(threshold * spread, floor)]
-    midpoint, share = _midpoint_mean(samples, hull), _curvature_negative_share(samples)
-    in_loss = float(gap.max()), float((gap * weights).sum() / weights.sum()), midpoint, float(lost.sum())
-    env_max, env_mean, midpoint_mean, persistence = (value / spread for value in in_loss)
+    gap, weights = clean(hull.gap, floor), samples.weights
+    lost = persistences(samples, max(threshold * spread, floor))
+    middle, error = _midpoint_mean(samples, hull)
+    in_loss = (float(gap.max()), float((gap * weights).sum() / weights.sum()), middle, error, float(lost.sum()))
+    unit = spread if spread > floor else 1.0  # below the floor all of them are 0
+    env_max, env_mean, midpoint, midpoint_error, persistence = (value / unit for value in in_loss)
     return Report(
-        env_max, env_mean, midpoint_mean, share, 1 + len(lost), persistence, edges, spread, *in_loss, triangle=triangle
+        *(env_max, env_mean, midpoint, midpoint_error, _curvature_negative_share(samples)),
+        *(1 + len(lost), persistence, edges, spread, *in_loss, floor),
+        triangle=triangle,
     )
 
 
@@ -216,14 +243,28 @@ def _interpolated_barrier(samples: Samples, hull: Envelope, p: np.ndarray, q: np
     return float(clean((values - (1 - t[:, 0]) * values[0] - t[:, 0] * values[-1]).max(), samples.resolution))
 
 
-def _midpoint_mean(samples: Samples, hull: Envelope) -> float:
-    rng = np.random.default_rng(0)
-    share = samples.weights.ravel() / samples.weights.sum()
-    p, q = rng.choice(share.size, (2, MIDPOINT_PAIRS), p=share)
-    middle = between(samples, hull, (samples.nodes[p] + samples.nodes[q]) / 2)
-    violation = middle - (samples.f.ravel()[p] + samples.f.ravel()[q]) / 2
-    known = violation[np.isfinite(violation)]
-    return float(clean(known, samples.resolution).mean()) if len(known) else 0.0
+def _midpoint_mean(samples: Samples, hull: Envelope) -> tuple[float, float]:
+    """Mean violation at the midpoints of random pairs of samples, and its standard error.
+
+    The same random numbers are spent on the samples row by row and column by column: to exchange the axes changes
+    nothing.
+    """
+    drawn = np.random.default_rng(0).random((2, PAIRS))
+    index = np.arange(samples.f.size).reshape(samples.f.shape)
+    f, nodes, weights = samples.f.ravel(), samples.nodes, samples.weights.ravel()
+    p, q = (np.stack([_draw(weights, order.ravel(), u) for order in (index, index.T)]) for u in drawn)
+    middle = between(samples, hull, (nodes[p.ravel()] + nodes[q.ravel()]) / 2).reshape(p.shape)
+    violation = middle - (f[p] + f[q]) / 2
+    known = np.isfinite(violation)
+    means = np.where(known, clean(violation, samples.resolution), 0.0).sum(0) / np.maximum(known.sum(0), 1)
+    means = means[known.any(0)]
+    return (float(means.mean()), float(means.std(ddof=1) / len(means) ** 0.5)) if len(means) > 1 else (0.0, 0.0)
+
+
+def _draw(weights: np.ndarray, order: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Samples [P] with probabilities in proportion to their weights, from u in [0, 1), [P]."""
+    mass = np.cumsum(weights[order])
+    return order[np.minimum(np.searchsorted(mass, u * mass[-1], "right"), len(order) - 1)]
 
 
 def _curvature_negative_share(samples: Samples) -> float:
@@ -235,54 +276,3 @@ def _curvature_negative_share(samples: Samples) -> float:
         mass = bend * np.convolve(np.diff(y), [0.5, 0.5])[None]
         negative, total = negative - mass[mass < 0].sum(), total + np.abs(mass).sum()
     return float(negative / total) if total > 0 else 0.0
-
-
-def _persistences(samples: Samples, hull: Envelope) -> np.ndarray:
-    """Persistences of the sublevel sets' components that end by merging with an older one.
-
-    Neighbours are the 8 around a point and the ends of the envelope's edges, so that a narrow slanted valley of a
-    convex surface is one minimum, as it must be, however coarse the grid.
-    """
-    f = samples.f.ravel()
-    ends, levels = _links(samples, hull)
-    order = np.argsort(levels, kind="stable")
-    ranks = np.empty(len(order))
-    ranks[order] = np.arange(1, len(order) + 1)
-    graph = csr_matrix((ranks, (ends[:, 0], ends[:, 1])), shape=(f.size, f.size))
-    used = order[np.sort(minimum_spanning_tree(graph).data).astype(int) - 1]
-    return np.array(_merge(f.tolist(), ends[used].tolist(), levels[used].tolist()))
-
-
-def _merge(f: list[float], links: list[list[int]], levels: list[float]) -> list[float]:
-    """Union–find by the elder rule: where two components meet, the one with the higher minimum ends."""
-    parent, lost = list(range(len(f))), []
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
-    for (i, j), level in zip(links, levels, strict=True):
-        old, young = sorted((root(i), root(j)), key=f.__getitem__)
-        parent[young] = old
-        lost.append(level - f[young])
-    return lost
-
-
-def _links(samples: Samples, hull: Envelope) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of neighbours [L, 2] and the level at which each joins: the highest value on the way."""
-    index = np.arange(samples.f.size).reshape(samples.f.shape)
-    pairs = [(index[1:], index[:-1]), (index[:, 1:], index[:, :-1]), (index[1:, 1:], index[:-1, :-1])]
-    pairs.append((index[1:, :-1], index[:-1, 1:]))
-    near = np.concatenate([np.stack([p.ravel(), q.ravel()], 1) for p, q in pairs])
-    f = samples.f.ravel()
-    steps = np.abs(np.diff(np.stack(np.unravel_index(hull.edges, samples.f.shape)), axis=2)[..., 0]).max(0)
-    far, counts = hull.edges[steps > 1], 2 * steps[steps > 1] + 1
-    starts = np.cumsum(counts) - counts
-    edge = np.repeat(np.arange(len(far)), counts)
-    t = ((np.arange(len(edge)) - starts[edge]) / (counts[edge] - 1))[:, None]
-    gaps = interpolate(samples, hull.gap, (1 - t) * samples.nodes[far[edge, 0]] + t * samples.nodes[far[edge, 1]])
-    height = (1 - t[:, 0]) * f[far[edge, 0]] + t[:, 0] * f[far[edge, 1]] + np.nan_to_num(gaps)
-    level = np.concatenate([f[near].max(1), np.maximum.reduceat(height, starts) if len(far) else height])
-    known = np.isfinite(level)
-    return np.concatenate([near, far])[known], level[known]

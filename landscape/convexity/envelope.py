@@ -2,13 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import ConvexHull
 
 STRIPS = 256
 SLACK = 1e-9  # of the extent: a point this far outside still counts as inside
-SINGLE, DOUBLE = 2e-6, 1e-12
-TILT = 1e-7  # of the range: bends flat parts a little, so that the triangulation reaches every point in them
+SINGLE, DOUBLE = 2e-6, 1e-12  # of the largest value: 17 and 4,500 units in the last place
 STEEPEST = 1e7  # of a lower facet, in units of the whole extent and range; vertical facets at the border lie above
 
 
@@ -36,26 +36,37 @@ class Envelope(NamedTuple):
     """The lower convex envelope max_k (p_k a + q_k b + r_k) of samples.
 
     Attributes:
-        planes: [K, 3] (p, q, r) of each lower facet.
-        reach: [K, 2] Smallest and largest a of its corners.
-        gap: [A, B] Samples minus envelope, at least 0; nan where the samples are not finite.
-        edges: [E, 2] Flat indices of the ends of its edges, flat parts triangulated through every point in them.
+        low: [3] Lowest corner of the samples' box in (a, b, f).
+        size: [3] Sides of the box.
+        planes: [K, 3] (p, q, r) of each lower facet, in units of the box.
+        reach: [K, 2] Smallest and largest a of its corners, in the same units.
+        gap: Samples minus envelope, at least 0, shaped like the samples; nan where these are not finite.
+        error: Of gap and envelope: how far rounding moves the planes off their own corners and above other samples, and
+            what rounded coordinates make of their slopes.
     """
 
+    low: np.ndarray
+    size: np.ndarray
     planes: np.ndarray
     reach: np.ndarray
     gap: np.ndarray
-    edges: np.ndarray
+    error: float
 
     def at(self, points: np.ndarray) -> np.ndarray:
-        """The envelope at points [P, 2] of the samples' hull; each strip of a meets only the facets across it."""
-        value = np.empty(len(points))
-        for strip in np.array_split(np.argsort(points[:, 0]), STRIPS):
-            x, y = points[strip].T[:, :, None]
-            across = (self.reach[:, 0] <= x.max(initial=-np.inf)) & (self.reach[:, 1] >= x.min(initial=np.inf))
-            p, q, r = self.planes[across].T[:, None]
-            value[strip] = (x * p + (y * q + r)).max(1, initial=-np.inf)
-        return value
+        """The envelope at points [P, 2] of the samples' hull."""
+        unit = (points - self.low[:2]) / self.size[:2]
+        return self.low[2] + self.size[2] * _highest(self.planes, self.reach, unit)
+
+
+def _highest(planes: np.ndarray, reach: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The highest plane at points [P, 2]; each strip of a meets only the facets across it."""
+    value = np.empty(len(points))
+    for strip in np.array_split(np.argsort(points[:, 0]), min(STRIPS, 1 + len(points) // 64)):
+        x, y = points[strip].T[:, :, None]
+        across = (reach[:, 0] <= x.max(initial=-np.inf)) & (reach[:, 1] >= x.min(initial=np.inf))
+        p, q, r = planes[across].T[:, None]
+        value[strip] = (x * p + (y * q + r)).max(1, initial=-np.inf)
+    return value
 
 
 def clean(x: Any, floor: float) -> Any:
@@ -66,14 +77,19 @@ def clean(x: Any, floor: float) -> Any:
 def rounding(values: np.ndarray) -> float:
     """Differences that rounding alone can make between values of a risk, by the precision that they are stored in."""
     finite = values[np.isfinite(values)]
-    with np.errstate(over="ignore"):
-        single = np.array_equal(finite.astype(np.float32), finite)
-    return (SINGLE if single else DOUBLE) * np.abs(finite).max(initial=0.0)
+    largest = float(np.abs(finite.astype(float)).max(initial=0.0))
+    kind = values.dtype if jnp.issubdtype(values.dtype, jnp.floating) else np.dtype(float)
+    share = 2 * float(jnp.finfo(kind).eps)
+    if kind.itemsize >= 4:
+        with np.errstate(over="ignore"):
+            single = np.array_equal(finite.astype(np.float32), finite)
+        kind, share = (np.dtype("f4"), SINGLE) if single else (np.dtype("f8"), DOUBLE)
+    return max(share * largest, 2 * float(jnp.finfo(kind).smallest_subnormal))
 
 
 def spans(samples: Samples) -> bool:
     """Whether the samples' points are not all on one line."""
-    points = samples.nodes[np.isfinite(samples.f).ravel()]
+    points = samples.nodes[np.isfinite(samples.f).ravel()] / (np.ptp(samples.a), np.ptp(samples.b))
     return len(points) >= 3 and int(np.linalg.matrix_rank(points[1:] - points[:1])) == 2
 
 
@@ -88,28 +104,28 @@ def within(samples: Samples, corners: np.ndarray) -> Samples | None:
 
 
 def envelope(a: np.ndarray, b: np.ndarray, f: np.ndarray) -> Envelope:
-    """The lower convex envelope of samples f [A, B] on the grid a [A] x b [B]: the lower facets of their hull."""
-    finite = np.flatnonzero(np.isfinite(f))
-    i, j = np.unravel_index(finite, f.shape)
-    raw = np.stack([a[i], b[j], f.ravel()[finite]], 1)
-    low, size = raw.min(0), np.ptp(raw, axis=0)
-    size[size == 0] = 1.0
-    unit = (raw - low) / size
-    corners, planes = _lower_facets(unit)
-    hull = Envelope(planes, np.stack([unit[corners, 0].min(1) - SLACK, unit[corners, 0].max(1) + SLACK], 1), f, corners)
+    """The lower convex envelope of samples f [A, B] on the grid a [A] x b [B]."""
+    known = np.isfinite(f)
+    i, j = np.nonzero(known)
+    hull = envelope_of(np.stack([a[i], b[j], f[known]], 1))
     gap = np.full(f.shape, np.nan)
-    gap.ravel()[finite] = size[2] * np.maximum(unit[:, 2] - hull.at(unit[:, :2]), 0.0)
+    gap[known] = hull.gap
+    return hull._replace(gap=gap)
+
+
+def envelope_of(points: np.ndarray) -> Envelope:
+    """The lower convex envelope of points (a, b, f), [N, 3]: the lower facets of their hull."""
+    low, size = points.min(0), np.ptp(points, axis=0)
+    size[size == 0] = 1.0
+    unit = (points - low) / size
+    corners, planes = _lower_facets(unit)
+    reach = np.stack([unit[corners, 0].min(1) - SLACK, unit[corners, 0].max(1) + SLACK], 1)
+    above = unit[:, 2] - _highest(planes, reach, unit[:, :2])
     touched = np.unique(corners)
-    gap.ravel()[finite[touched]] = 0.0
-    slopes = planes[:, :2] * (size[2] / size[:2])[None]
-    offsets = low[2] + size[2] * planes[:, 2] - slopes @ low[:2]
-    fine = corners
-    if len(touched) < len(unit):
-        fine, _ = _lower_facets(unit + TILT * np.stack([0 * i, 0 * i, (unit[:, :2] ** 2).sum(1)], 1))
-    edges = np.sort(np.concatenate([fine[:, [0, 1]], fine[:, [0, 2]], fine[:, [1, 2]]]), 1)
-    return Envelope(
-        np.column_stack([slopes, offsets]), low[0] + size[0] * hull.reach, gap, finite[np.unique(edges, axis=0)]
-    )
+    error = np.abs(above[touched]).max() + np.maximum(-above, 0.0).max()
+    error += 4 * np.finfo(float).eps * np.abs(planes[:, :2]).sum(1).max()  # of coordinates, on the steepest facet
+    above[touched] = 0.0
+    return Envelope(low, size, planes, reach, size[2] * np.maximum(above, 0.0), float(size[2] * error))
 
 
 def _lower_facets(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,8 +149,9 @@ def interpolate(samples: Samples, values: np.ndarray, points: np.ndarray) -> np.
     total, mass = np.zeros(len(points)), np.zeros(len(points))
     for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
         corner = values[index[0] + i, index[1] + j]
-        weight = np.abs(1 - i - share[0]) * np.abs(1 - j - share[1]) * np.isfinite(corner)
-        total, mass = total + weight * np.nan_to_num(corner), mass + weight
+        known = np.isfinite(corner)
+        weight = np.abs(1 - i - share[0]) * np.abs(1 - j - share[1]) * known
+        total, mass = total + weight * np.where(known, corner, 0.0), mass + weight
     empty = outside | (mass <= 0)
     return np.where(empty, np.nan, total / np.where(empty, 1.0, mass))
 

@@ -43,7 +43,7 @@ class Config:
     """Through three solutions with orthonormal or the paper's oblique axes; or through the first solution (pca: the
     last point of a trajectory)."""
     normalize: Literal["filter", "layer", "none"] = "filter"
-    """What the random directions are scaled by, in each branch by itself."""
+    """What the random directions are scaled by, in each branch by itself; a function's parameters are one branch."""
     align: bool = False
     """Align the branches of the other solutions to the first; before and after are drawn."""
     points: int = 51

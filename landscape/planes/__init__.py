@@ -108,7 +108,8 @@ def random_filter_normalized(
     w: Params,
     per: directions.Per = "filter",
     *,
-    network: MultiBranch | Network | None = None,
+    network: MultiBranch | Network | Problem | None = None,
+    branch_axis: bool | None = None,
 ) -> Plane:
     """The plane through w along two Gaussian directions with the norms of the weights, filter by filter [Li18].
 
@@ -118,19 +119,21 @@ def random_filter_normalized(
         key: Random key.
         w: Parameters, [I, ...] for a multi-branch network.
         per: "filter" (weights into one output unit; the last axis counts them), "layer" (an array) or "none".
-        network: Says whether w has a branch axis. Without it w counts as stacked where all its arrays share their
-            first axis and at least one has three axes.
+        network: The network of w, or a problem with it, which says whether w has a branch axis.
+        branch_axis: The same where there is no network: whether the first axis of every array counts branches.
 
     Raises:
-        ValueError: Another word for `per`, or parameters that are not finite or do not fit the network.
+        ValueError: Another word for `per`; parameters that are not finite or do not fit the network, or that may or
+            may not have a branch axis, without a network or a word on it.
 
     >>> w = {"kernel": jnp.arange(24.0).reshape(2, 3, 4)}
-    >>> plane = random_filter_normalized(jax.random.key(0), w)
+    >>> plane = random_filter_normalized(jax.random.key(0), w, branch_axis=True)
     >>> bool(jnp.allclose(jnp.linalg.norm(plane.u["kernel"], axis=1), jnp.linalg.norm(w["kernel"], axis=1)))
     True
     """
     check_solutions(w)
-    u, v = (directions.random_normalized(k, w, per, network) for k in jax.random.split(key))
+    of = network.network if isinstance(network, Problem) else network
+    u, v = (directions.random_normalized(k, w, per, of, branch_axis) for k in jax.random.split(key))
     return Plane(w, u, v, np.zeros((1, 2)), f"random_{per}" if per != "none" else "random")
 
 

@@ -17,7 +17,13 @@ FLAT = 1e-6
 """A principal direction counts only where its spread is larger than this share of the first one's."""
 
 
-def random_normalized(key: jax.Array, w: Params, per: Per, network: MultiBranch | Network | None = None) -> Params:
+def random_normalized(
+    key: jax.Array,
+    w: Params,
+    per: Per,
+    network: MultiBranch | Network | None = None,
+    branch_axis: bool | None = None,
+) -> Params:
     """A Gaussian direction like w, scaled so that each part has the norm of the same part of w [Li18].
 
     Args:
@@ -25,10 +31,12 @@ def random_normalized(key: jax.Array, w: Params, per: Per, network: MultiBranch 
         w: Parameters, [I, ...] for a multi-branch network.
         per: "filter" scales the weights into each output unit (the last axis counts the units; a vector is one part),
             "layer" each array, both in every branch by itself; "none" leaves the Gaussian as it is.
-        network: Says whether w has a branch axis; without it that is read from w, see `has_branch_axis`.
+        network: The network of w, which says whether w has a branch axis.
+        branch_axis: The same where there is no network: whether the first axis of every array counts branches.
 
     Raises:
-        ValueError: Another word for `per`, or parameters that do not fit the network.
+        ValueError: Another word for `per`, parameters that do not fit the network, or parameters that may or may not
+            have a branch axis, without a word on it.
     """
     if per not in ("filter", "layer", "none"):
         raise ValueError(f'per must be "filter", "layer" or "none"; got {per!r}.')
@@ -38,13 +46,28 @@ def random_normalized(key: jax.Array, w: Params, per: Per, network: MultiBranch 
     if per == "none":
         return d
     if not isinstance(network, MultiBranch):
-        scaled = jax.vmap(scale_branch, (0, 0, None)) if network is None and has_branch_axis(w) else scale_branch
-        return scaled(d, w, per)
+        stacked = _stacked(w, branch_axis) if network is None else False
+        return (jax.vmap(scale_branch, (0, 0, None)) if stacked else scale_branch)(d, w, per)
     several = not isinstance(network.branch, Network)
     if several and (not isinstance(w, tuple) or len(w) != len(network.counts)):
         raise ValueError(f"{network} wants a tuple of {len(network.counts)} trees, one a kind of branches.")
     groups = [jax.vmap(scale_branch, (0, 0, None))(x, y, per) for (_, x), (_, y) in _pairs(network, d, w)]
     return tuple(groups) if several else groups[0]
+
+
+def _stacked(w: Params, branch_axis: bool | None) -> bool:
+    """Whether w has a branch axis, as stated; unstated only where its shapes leave no doubt that it has none."""
+    arrays = jax.tree.leaves(w)
+    if branch_axis and not _shares_first(arrays):
+        first = sorted({x.shape[:1] for x in arrays})
+        raise ValueError(f"A branch axis is the first axis of every array, of one length; got leading axes {first}.")
+    if branch_axis is None and may_be_stacked(w):
+        raise ValueError(
+            "These parameters may be those of several branches, stacked along the first axis, or those of one network "
+            "whose arrays happen to have equal first axes; the norms of the filters differ.\n  Pass network=, the "
+            "MultiBranch or Network they belong to, or branch_axis=True or False."
+        )
+    return bool(branch_axis)
 
 
 def _pairs(network: MultiBranch, d: Params, w: Params) -> Any:
@@ -55,17 +78,24 @@ def _pairs(network: MultiBranch, d: Params, w: Params) -> Any:
     return zip(network.groups(d), network.groups(w), strict=True)
 
 
-def has_branch_axis(w: Params) -> bool:
-    """Whether parameters look stacked over branches: all arrays share their first axis and leave a matrix behind it.
+def may_be_stacked(w: Params) -> bool:
+    """Whether the shapes of parameters allow a branch axis: all arrays, or all of each tree in a tuple, share one.
 
-    >>> has_branch_axis({"kernel": jnp.ones([5, 3, 2]), "bias": jnp.ones([5, 2])})
+    A matrix alone in its tree of a tuple is taken for a layer.
+
+    >>> may_be_stacked({"convolution": jnp.ones([4, 3, 5]), "dense": jnp.ones([4, 7])})
     True
-    >>> has_branch_axis({"kernel": jnp.ones([3, 2]), "bias": jnp.ones([2])})
+    >>> may_be_stacked({"kernel": jnp.ones([3, 2]), "bias": jnp.ones([2])})
     False
     """
-    shapes = [x.shape for x in jax.tree.leaves(w)]
-    first = {shape[:1] for shape in shapes}
-    return len(first) == 1 and () not in first and max(map(len, shapes)) >= 3
+    parts = [jax.tree.leaves(part) for part in w] if isinstance(w, tuple) else []
+    kinds = len(parts) > 1 and all(len(part) > 1 or (part and part[0].ndim > 2) for part in parts)
+    return _shares_first(jax.tree.leaves(w)) or (kinds and all(map(_shares_first, parts)))
+
+
+def _shares_first(arrays: Sequence[jax.Array]) -> bool:
+    first = {x.shape[:1] for x in arrays}
+    return len(first) == 1 and () not in first
 
 
 def scale_branch(d: Params, w: Params, per: Per) -> Params:

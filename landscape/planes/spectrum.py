@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from scipy.special import ndtr
 
 from landscape.losses import Loss
 from landscape.networks import MultiBranch
@@ -26,6 +27,8 @@ EXACT = 200
 """With no more parameters than this, Lanczos takes as many steps as there are: every eigenvalue is found."""
 MOST_STEPS = 300
 STEPS_A_CALL = 20
+SAME = 1e-6
+"""Eigenvalues whose spread is below this share of the largest are one in float32."""
 
 
 @dataclass(frozen=True)
@@ -226,12 +229,22 @@ class Density(NamedTuple):
     weights: np.ndarray
 
     def smooth(self, points: int = 201, width: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
-        """The density on a grid: Gaussians of `width` times the range of the spectrum around the nodes."""
+        """The density on a grid: Gaussians of `width` times the range of the spectrum around the nodes.
+
+        Each value is the mean density over the cell around its grid point, tails with the outer cells, so that the
+        trapezoid rule gives 1 however narrow the Gaussians are beside the grid.
+
+        Raises:
+            ValueError: Fewer than two points, or a width that is not positive.
+        """
+        if points < 2 or not 0 < width < np.inf:
+            raise ValueError(f"A density needs at least 2 points and a positive width; got {points} and {width:g}.")
         low, high = float(self.nodes.min()), float(self.nodes.max())
-        sigma = width * max(high - low, 1e-12)
+        sigma = width * (max(high - low, SAME * max(abs(low), abs(high))) or 1.0)
         x = np.linspace(low - 4 * sigma, high + 4 * sigma, points)
-        bells = np.exp(-(((x[:, None] - self.nodes.reshape(1, -1)) / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi))
-        return x, bells @ self.weights.ravel() / len(self.nodes)
+        borders = np.concatenate([[-np.inf], (x[1:] + x[:-1]) / 2, [np.inf]])
+        shares = np.diff(ndtr((borders[:, None] - self.nodes.reshape(1, -1)) / sigma), axis=0)
+        return x, shares @ self.weights.ravel() / len(self.nodes) / np.convolve(np.diff(x), [0.5, 0.5])
 
 
 def density(problem: Problem | Risk, w: Params, key: jax.Array, *, probes: int = 8, steps: int = 60) -> Density:

@@ -16,9 +16,12 @@ NAMES = {
     "curvature_negative_share": "negative share of curvature",
     "midpoint_mean": "mean midpoint violation (of the range)",
     "midpoint_mean_loss": "mean midpoint violation (loss units)",
+    "midpoint_mean_error": "standard error of the mean midpoint violation (of the range)",
+    "midpoint_mean_error_loss": "standard error of the mean midpoint violation (loss units)",
     "persistence": "persistence of the minima (of the range)",
     "persistence_loss": "persistence of the minima (loss units)",
     "range": "range of the loss (loss units)",
+    "resolution": "differences that are rounding (loss units)",
 }
 """What a measure is called; those of the triangle of solutions have the prefix "triangle_"."""
 

@@ -157,8 +157,38 @@ def test_midpoint_mean_equals_its_integral_on_the_saddle():
     p, q = np.random.default_rng(0).uniform(-1, 1, (2, 400_000, 2))
     violation = np.maximum((p - q)[:, 1] ** 2 - (p - q)[:, 0] ** 2, 0).mean() / 4
     report = convexity.report(surface(lambda x, y: x**2 - y**2, x))
-    assert report.midpoint_mean_loss == pytest.approx(violation, rel=0.06)  # 4,096 pairs
+    assert report.midpoint_mean_loss == pytest.approx(violation, rel=0.05)
+    assert abs(report.midpoint_mean_loss - violation) < 5 * report.midpoint_mean_error_loss
     assert report.midpoint_mean == pytest.approx(report.midpoint_mean_loss / 2)
+    assert report.midpoint_mean_error == pytest.approx(report.midpoint_mean_error_loss / 2)
+
+
+def all_midpoints(f):
+    """The mean violation over all pairs of an odd grid whose midpoints are samples again, with trapezoid weights."""
+    side = [np.r_[0.5, np.ones(n - 2), 0.5] for n in f.shape]
+    weight, total, found = np.outer(*side), 0.0, 0.0
+    for i, j in np.ndindex(f.shape):
+        rows, columns = (np.arange(k % 2, n, 2) for k, n in zip((i, j), f.shape, strict=True))
+        other = np.ix_(rows, columns)
+        middle = f[np.ix_((rows + i) // 2, (columns + j) // 2)]
+        found += (weight[i, j] * weight[other] * np.maximum(middle - (f[i, j] + f[other]) / 2, 0)).sum()
+        total += (weight[i, j] * weight[other]).sum()
+    return found / total
+
+
+def test_midpoint_mean_lies_within_its_standard_error_and_keeps_still_when_axes_swap(rng):
+    a, b = np.linspace(-1, 1, 61), np.linspace(-2, 1, 45)
+    scores = []
+    for _ in range(12):
+        waves = rng.normal(size=(4, 2)) * 2
+        f = sum(np.sin(p * a[:, None] + q * b[None] + rng.uniform(0, 6)) for p, q in waves)
+        one, swapped = convexity.report(Surface(Grid(a, b), f)), convexity.report(Surface(Grid(b, a), f.T))
+        assert swapped.midpoint_mean == pytest.approx(one.midpoint_mean, rel=1e-9)
+        assert swapped.midpoint_mean_error == pytest.approx(one.midpoint_mean_error, rel=1e-9)
+        assert 0 < one.midpoint_mean_error < 0.05 * one.midpoint_mean
+        scores.append((one.midpoint_mean_loss - all_midpoints(f)) / one.midpoint_mean_error_loss)
+    assert np.abs(scores).max() < 6, scores
+    assert 0.1 < np.std(scores) < 3, scores
 
 
 def persistence_of_a_line(g):
@@ -317,6 +347,7 @@ def test_numbers_are_flat_and_named():
     assert flat["triangle_env_max_loss"] == report.triangle.env_max_loss
     assert all(isinstance(value, float) for value in flat.values())
     assert "\n" not in repr(report)
+    assert f"± {report.midpoint_mean_error:.1g}" in repr(report)
 
 
 @pytest.mark.parametrize(

@@ -43,16 +43,59 @@ def test_filters_have_the_norms_of_the_weights_in_every_branch(seed: int) -> Non
     assert np.abs(trees.vdot(plane.u, plane.v)) < 0.9 * trees.norm(plane.u) * trees.norm(plane.v)
 
 
-def test_the_branch_axis_is_seen_without_the_network(seed: int) -> None:
-    network = ls.MultiBranch(mlp_branch((3, 4, 2), bias=True), 5)
-    w, key = network.init(jax.random.key(seed)), jax.random.key(seed)
+def filter_norms(w: object, branch_axis: bool) -> list[np.ndarray]:
+    """Norms of the filters by plain NumPy."""
+    return [
+        np.linalg.norm(np.reshape(x, (len(x), -1, x.shape[-1]) if branch_axis else (-1, x.shape[-1])), axis=-2)
+        for x in map(np.asarray, jax.tree.leaves(w))
+    ]
+
+
+@pytest.mark.parametrize("branch_axis", [True, False])
+@pytest.mark.parametrize(
+    "shapes", [[(4, 3, 5), (4, 7, 2)], [(4, 3, 5), (4, 7, 1)], [(6, 2, 3)], [(3, 3, 2, 4), (3, 5, 3)]]
+)
+def test_the_branch_axis_is_stated_and_never_read_from_equal_sizes(
+    seed: int, shapes: list[tuple[int, ...]], branch_axis: bool
+) -> None:
+    keys = jax.random.split(jax.random.key(seed), len(shapes))
+    w = {f"w{i}": jax.random.normal(k, shape) for i, (k, shape) in enumerate(zip(keys, shapes, strict=True))}
+    u = ls.planes.random_filter_normalized(jax.random.key(seed), w, branch_axis=branch_axis).u
+    for found, wanted in zip(filter_norms(u, branch_axis), filter_norms(w, branch_axis), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"network=, the .* or branch_axis="):
+        ls.planes.random_filter_normalized(jax.random.key(seed), w)
+    ls.planes.random_filter_normalized(jax.random.key(seed), w, "none")
+
+
+def test_a_convolution_and_a_dense_layer_of_equal_first_axes_are_one_network(seed: int) -> None:
+    key = jax.random.key(seed)
+    w = {"conv": jax.random.normal(key, (4, 3, 5)), "dense": jax.random.normal(key, (4, 7))}
+    plain = ls.Network(lambda key: w, lambda params, x: x)
+    u = ls.planes.random_filter_normalized(key, w, network=plain).u
+    for found, wanted in zip(filter_norms(u, False), filter_norms(w, False), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    kinds = (  # four branches of one kind and three of another
+        {"a": jnp.ones((4, 3, 2)), "b": jnp.ones((4, 2))},
+        {"a": jnp.ones((3, 5, 2))},
+    )
+    for doubtful in (w, kinds):
+        with pytest.raises(ValueError, match=r"network=, the .* or branch_axis="):
+            ls.planes.random_filter_normalized(key, doubtful)
+    with pytest.raises(ValueError, match="first axis of every array"):
+        ls.planes.random_filter_normalized(key, {"a": jnp.ones((3, 2)), "b": jnp.ones(2)}, branch_axis=True)
+
+
+def test_a_network_or_its_problem_says_whether_there_is_a_branch_axis(seed: int) -> None:
+    problem = smooth_problem(seed, 5)
+    w, key = problem.network.init(jax.random.key(seed)), jax.random.key(seed)
     for per in ("filter", "layer"):
-        told = ls.planes.random_filter_normalized(key, w, per, network=network)
-        seen = ls.planes.random_filter_normalized(key, w, per)
-        jax.tree.map(np.testing.assert_array_equal, told.u, seen.u)
-    one = jax.tree.map(lambda x: x[0], w)
-    assert directions.has_branch_axis(w)
-    assert not directions.has_branch_axis(one)
+        told = ls.planes.random_filter_normalized(key, w, per, network=problem.network)
+        for other in ({"network": problem}, {"branch_axis": True}):
+            jax.tree.map(
+                np.testing.assert_array_equal, told.u, ls.planes.random_filter_normalized(key, w, per, **other).u
+            )
+    one = jax.tree.map(lambda x: x[0], w)  # kernels and biases of different first axes: no doubt
     plain = ls.planes.random_filter_normalized(key, one)
     assert jnp.linalg.norm(plain.u[0]["kernel"], axis=0) == pytest.approx(
         np.linalg.norm(one[0]["kernel"], axis=0), rel=1e-5
@@ -61,7 +104,7 @@ def test_the_branch_axis_is_seen_without_the_network(seed: int) -> None:
 
 def test_layers_and_plain_gaussians(seed: int) -> None:
     w = ls.MultiBranch(mlp_branch((3, 4, 2)), 5).init(jax.random.key(seed))
-    layer = ls.planes.random_filter_normalized(jax.random.key(seed), w, "layer")
+    layer = ls.planes.random_filter_normalized(jax.random.key(seed), w, "layer", branch_axis=True)
     plain = ls.planes.random_filter_normalized(jax.random.key(seed), w, per="none")
     assert layer.kind == "random_layer"
     for x, d, raw in zip(*map(jax.tree.leaves, (w, layer.u, plain.u)), strict=True):
@@ -182,10 +225,43 @@ def test_trace_and_density(seed: int) -> None:
     mean = (density.weights * density.nodes).sum() / 30
     assert mean == pytest.approx(values.mean(), abs=0.15 * spread)
     x, smooth = density.smooth()
-    assert np.trapezoid(smooth, x) == pytest.approx(1, abs=0.02)
+    assert np.trapezoid(smooth, x) == pytest.approx(1)
     assert density.nodes.max() <= values.max() + 1e-3 * spread
     with pytest.raises(ValueError, match="at least 2 probes"):
         spectrum.trace(problem, w, jax.random.key(0), probes=1)
+
+
+def test_a_smoothed_density_integrates_to_one_and_keeps_its_mean(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        probes, steps = rng.integers(1, 9), rng.integers(1, 60)
+        nodes = rng.normal(size=(probes, steps)) * 10 ** rng.uniform(-6, 6) + rng.choice([0, -3, 1e4])
+        nodes = nodes if rng.random() < 0.8 else np.full((probes, steps), nodes[0, 0])
+        found = spectrum.Density(nodes, rng.dirichlet(np.full(steps, 0.3), probes))
+        points, width = int(rng.integers(2, 400)), 10 ** rng.uniform(-5, 1)
+        x, y = found.smooth(points, width)
+        assert np.trapezoid(y, x) == pytest.approx(1, abs=1e-9), (points, width)
+        assert y.min() >= 0
+        cell, mean = x[1] - x[0], (found.weights * nodes).sum() / probes
+        assert abs(np.trapezoid(x * y, x) - mean) <= cell, (points, width)
+    with pytest.raises(ValueError, match="at least 2 points and a positive width"):
+        found.smooth(1)
+    with pytest.raises(ValueError, match="positive width"):
+        found.smooth(width=0)
+
+
+def test_a_wide_smoothed_density_is_the_mixture_of_gaussians(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found = spectrum.Density(rng.normal(size=(3, 7)), rng.dirichlet(np.ones(7), 3))
+    x, y = found.smooth(2001, 0.1)
+    sigma = 0.1 * np.ptp(found.nodes)
+    bells = [
+        w * np.exp(-(((x - m) / sigma) ** 2) / 2) for m, w in zip(found.nodes.flat, found.weights.flat, strict=True)
+    ]
+    wanted = np.sum(bells, 0) / (3 * sigma * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(
+        y[1:-1], wanted[1:-1], atol=1e-4 * wanted.max()
+    )  # the ends hold the tails beyond 4 sigma
 
 
 def test_flax_modules_have_their_filters_last(seed: int) -> None:
