@@ -1,0 +1,96 @@
+"""PyTorch's exported programs, `.pt2`: their weights, read from the archive without running or unpickling anything."""
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landscape.checkpoints import torch
+from landscape.checkpoints.contents import SMALL, Contents, Leaf, bounded, collected, refuse
+from landscape.checkpoints.names import split
+
+NEWEST = 0
+"""The newest version of the archive's layout that is known."""
+CONFIG = "data/weights/model_weights_config.json"
+OLD = "serialized_state_dict.pt"
+"""Where torch 2.6 kept the weights."""
+TYPES = {
+    **dict(enumerate(map(np.dtype, ("u1", "i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8")), 1)),
+    10: np.dtype("<c8"),
+    11: np.dtype("<c16"),
+    12: np.dtype(bool),
+    13: SMALL["bfloat16"],
+}
+"""Types by the archive's numbers."""
+
+
+def contents(path: Path) -> Contents:
+    """Names, shapes and types of an exported program's weights.
+
+    Raises:
+        ValueError: A damaged archive, a newer version, or one without weights.
+    """
+    wanted = "PyTorch's exported program"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {_inside(name): archive.getinfo(name) for name in archive.namelist()}
+            version = _small(archive, names, "archive_version", "version").strip().decode()
+            if not version.replace(".", "").isdecimal() or ("archive_version" in names and int(version) > NEWEST):
+                raise ValueError(f"archive version {version[:20]}; known are versions up to {NEWEST}")
+            inner = [names[n] for n in names if n == OLD or (n.startswith("data/weights/") and n.endswith(".pt"))]
+            if CONFIG not in names and inner:
+                bounded(path, 0, [Leaf((inner[0].file_size,), np.dtype("u1"))])
+                return torch.part(path, io.BytesIO(archive.read(inner[0])))._replace(format="PyTorch export")
+            config = json.loads(_small(archive, names, CONFIG))["config"]
+            found = [(split(name), _leaf(names, name, entry)) for name, entry in config.items()]
+    except ValueError:
+        raise
+    except Exception as error:  # damage can surface as any of zipfile's errors, or as keys that are not there
+        raise refuse(path, wanted, f"{type(error).__name__}: {error}") from error
+    return Contents("PyTorch export", collected(path, found), partial(_read, path))
+
+
+def _inside(name: str) -> str:
+    """A member's name below the archive's own folder; torch 2.6 has none."""
+    first, _, rest = name.partition("/")
+    return rest if rest and first not in ("data", "models", "extra") else name
+
+
+def _small(archive: zipfile.ZipFile, names: Mapping[str, zipfile.ZipInfo], *wanted: str) -> bytes:
+    member = next(names[name] for name in wanted if name in names)
+    if member.file_size > 64 * 2**20:
+        raise ValueError(f"{member.filename} declares {member.file_size:,} bytes")
+    return archive.read(member)
+
+
+def _leaf(names: Mapping[str, zipfile.ZipInfo], name: str, entry: Mapping[str, Any]) -> Leaf:
+    about = entry["tensor_meta"]
+    shape, strides = (tuple(int(n["as_int"]) for n in about[key]) for key in ("sizes", "strides"))
+    start, dtype = int(about["storage_offset"]["as_int"]), TYPES.get(about["dtype"])
+    member = names[f"data/weights/{entry['path_name']}"]
+    if dtype is None or entry["use_pickle"]:
+        return Leaf(shape, None)
+    last = (
+        start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if math.prod(shape) else start - 1
+    )
+    if min((start, *shape, *strides)) < 0 or (last + 1) * dtype.itemsize > member.file_size:
+        raise ValueError(f"{name} ends behind its {member.file_size:,} bytes")
+    return Leaf(shape, dtype, (member.filename, start, strides))
+
+
+def _read(path: Path, leaves: Sequence[Leaf]) -> list[np.ndarray]:
+    found = []
+    with zipfile.ZipFile(path) as archive:
+        for leaf in leaves:
+            name, start, strides = leaf.key
+            bounded(path, leaf.nbytes, [Leaf((archive.getinfo(name).file_size,), np.dtype("u1"))])
+            data = np.frombuffer(archive.read(name), leaf.dtype or np.uint8)[start:]
+            steps = [step * data.itemsize for step in strides]
+            found.append(np.lib.stride_tricks.as_strided(data, leaf.shape, steps, writeable=False))
+    return found
