@@ -5,6 +5,7 @@ Known are npz, safetensors (also shards with an index), orbax folders, flax's ms
 and shapes before it is read; nothing is unpickled beyond tensors, and no link that leaves a folder is followed.
 """
 
+import os
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def load_if_there(path: Path | str, like: Params) -> Params | None:
     Raises:
         ValueError: It holds some of them, or others.
     """
-    if not Path(path).exists():
+    if not os.path.exists(path):
         return None
     contents = _contents(Path(path), like)
     wanted = {name for name, _ in names.of_tree(like)}
@@ -91,7 +92,7 @@ def save(path: Path | str, params: Params) -> None:
 
 def _contents(path: Path, like: Any) -> Contents:
     """The contents in whichever format the file's beginning, or else its suffix, tells."""
-    if path.is_dir():
+    if os.path.isdir(path):  # a name that is too long is no folder, and no error yet
         tensors = [*sorted(path.glob(f"*{safetensors.INDEX}")), *sorted(path.glob("*.safetensors"))]
         return safetensors.contents(regular(tensors[0])) if tensors else orbax.contents(path)
     kind = _kind(regular(path))
