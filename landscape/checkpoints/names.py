@@ -59,8 +59,12 @@ def canonical(name: Iterable[str]) -> Name:
 
 
 def is_parameter(name: Name, leaf: Leaf) -> bool:
-    """Whether an entry may be a parameter: floating-point, neither a statistic nor part of an optimiser's state."""
-    return leaf.is_float and name[-1] not in STATISTICS and not set(name) & set(BESIDE)
+    """Whether an entry may be a parameter: floating-point, neither a statistic nor part of an optimiser's state.
+
+    A scalar in float64 is a setting that was a Python number, such as the rate of a dropout.
+    """
+    number = leaf.shape == () and leaf.dtype == np.float64
+    return leaf.is_float and not number and name[-1] not in STATISTICS and not set(name) & set(BESIDE)
 
 
 def chosen(contents: Contents, wanted: Iterable[Name]) -> dict[Name, Leaf]:

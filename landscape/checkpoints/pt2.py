@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from landscape.checkpoints import torch
-from landscape.checkpoints.contents import SMALL, Contents, Leaf, bounded, collected, refuse
+from landscape.checkpoints.contents import SMALL, Contents, Leaf, collected, refuse
 from landscape.checkpoints.names import split
 
 NEWEST = 0
@@ -36,24 +36,26 @@ def contents(path: Path) -> Contents:
     Raises:
         ValueError: A damaged archive, a newer version, or one without weights.
     """
-    wanted = "PyTorch's exported program"
     try:
         with zipfile.ZipFile(path) as archive:
             names = {_inside(name): archive.getinfo(name) for name in archive.namelist()}
-            version = _small(archive, names, "archive_version", "version").strip().decode()
-            if not version.replace(".", "").isdecimal() or ("archive_version" in names and int(version) > NEWEST):
-                raise ValueError(f"archive version {version[:20]}; known are versions up to {NEWEST}")
+            _refuse_newer(archive, names)
             inner = [names[n] for n in names if n == OLD or (n.startswith("data/weights/") and n.endswith(".pt"))]
-            if CONFIG not in names and inner:
-                bounded(path, 0, [Leaf((inner[0].file_size,), np.dtype("u1"))])
-                return torch.part(path, io.BytesIO(archive.read(inner[0])))._replace(format="PyTorch export")
-            config = json.loads(_small(archive, names, CONFIG))["config"]
+            state = archive.read(_few(inner[0])) if CONFIG not in names and inner else None
+            config = {} if state else json.loads(archive.read(_few(names[CONFIG])))["config"]
             found = [(split(name), _leaf(names, name, entry)) for name, entry in config.items()]
-    except ValueError:
-        raise
     except Exception as error:  # damage can surface as any of zipfile's errors, or as keys that are not there
-        raise refuse(path, wanted, f"{type(error).__name__}: {error}") from error
+        raise refuse(path, "PyTorch's exported program", error) from error
+    if state:
+        return torch.part(path, io.BytesIO(state))._replace(format="PyTorch export")
     return Contents("PyTorch export", collected(path, found), partial(_read, path))
+
+
+def _refuse_newer(archive: zipfile.ZipFile, names: Mapping[str, zipfile.ZipInfo]) -> None:
+    member = names.get("archive_version")
+    version = archive.read(_few(member)).strip().decode() if member else str(NEWEST)
+    if not version.isdecimal() or int(version[:9]) > NEWEST:
+        raise ValueError(f"it is of archive version {version[:20]!r}; known are versions up to {NEWEST}")
 
 
 def _inside(name: str) -> str:
@@ -62,11 +64,11 @@ def _inside(name: str) -> str:
     return rest if rest and first not in ("data", "models", "extra") else name
 
 
-def _small(archive: zipfile.ZipFile, names: Mapping[str, zipfile.ZipInfo], *wanted: str) -> bytes:
-    member = next(names[name] for name in wanted if name in names)
-    if member.file_size > 64 * 2**20:
-        raise ValueError(f"{member.filename} declares {member.file_size:,} bytes")
-    return archive.read(member)
+def _few(member: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """A member that may be read whole, as torch stores it."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{member.filename} is compressed, which torch never does")
+    return member
 
 
 def _leaf(names: Mapping[str, zipfile.ZipInfo], name: str, entry: Mapping[str, Any]) -> Leaf:
@@ -76,9 +78,8 @@ def _leaf(names: Mapping[str, zipfile.ZipInfo], name: str, entry: Mapping[str, A
     member = names[f"data/weights/{entry['path_name']}"]
     if dtype is None or entry["use_pickle"]:
         return Leaf(shape, None)
-    last = (
-        start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if math.prod(shape) else start - 1
-    )
+    reach = sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    last = start + reach if math.prod(shape) else start - 1
     if min((start, *shape, *strides)) < 0 or (last + 1) * dtype.itemsize > member.file_size:
         raise ValueError(f"{name} ends behind its {member.file_size:,} bytes")
     return Leaf(shape, dtype, (member.filename, start, strides))
@@ -89,8 +90,7 @@ def _read(path: Path, leaves: Sequence[Leaf]) -> list[np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         for leaf in leaves:
             name, start, strides = leaf.key
-            bounded(path, leaf.nbytes, [Leaf((archive.getinfo(name).file_size,), np.dtype("u1"))])
-            data = np.frombuffer(archive.read(name), leaf.dtype or np.uint8)[start:]
+            data = np.frombuffer(archive.read(_few(archive.getinfo(name))), leaf.dtype or np.uint8)[start:]
             steps = [step * data.itemsize for step in strides]
             found.append(np.lib.stride_tricks.as_strided(data, leaf.shape, steps, writeable=False))
     return found

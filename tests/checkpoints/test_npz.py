@@ -146,7 +146,7 @@ def test_only_regular_files(tmp_path: Path) -> None:
     (tmp_path / "loop.npz").symlink_to(tmp_path / "loop.npz")
     with pytest.raises((ValueError, FileNotFoundError)):
         checkpoints.load(tmp_path / "loop.npz")
-    with pytest.raises(FileNotFoundError, match="nothing.npz"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.npz"):
         checkpoints.load(tmp_path / "nothing.npz")
     with pytest.raises(ValueError, match="aaa"):
         checkpoints.load(tmp_path / ("a" * 400))
