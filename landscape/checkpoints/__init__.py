@@ -52,12 +52,12 @@ def load(path: Path | str, like: Any = None) -> list[Params]:
     return found.solutions
 
 
-def read(path: Path | str, like: Any = None) -> Checkpoint:
-    """As `load`, with the format and everything that was left out."""
+def read(path: Path | str, like: Any = None, *, everything: bool = False) -> Checkpoint:
+    """As `load`, with the format and what was left out; without `like`, `everything` keeps counters too."""
     path = Path(path)
     contents = _contents(path, like)
     if like is None:
-        return matching.whole(path, contents)
+        return matching.whole(path, contents, everything)
     lifted = hasattr(like, "network") and hasattr(like, "shapes")
     return matching.matched(path, contents, like.shapes if lifted else like, lifted and like.network.total == 1)
 

@@ -58,13 +58,13 @@ class Layout(NamedTuple):
         return found[None] if self.lifted else found
 
 
-def whole(path: Path, contents: Contents) -> Checkpoint:
-    """Everything that a file holds in floating point, without a network to compare with.
+def whole(path: Path, contents: Contents, everything: bool = False) -> Checkpoint:
+    """Everything that a file holds in floating point, or every number, without a network to compare with.
 
     Raises:
         ValueError: It holds nothing of the kind, complex numbers, or far more than its size.
     """
-    leaves = names.parameters(contents)
+    leaves = names.parameters(contents, everything)
     if not leaves:
         raise ValueError(f"{path} holds no arrays of floating-point numbers; it holds {listed(list(contents.leaves))}.")
     found = list(leaves.values())

@@ -83,8 +83,13 @@ def _parts(leaves: Mapping[Name, Leaf], nested: bool) -> Iterator[dict[Name, Lea
             yield from _parts(inside, nested)
 
 
-def parameters(contents: Contents) -> dict[Name, Leaf]:
-    """What is taken for parameters without a network: the inside of "params" and the like, floating-point only."""
+def parameters(contents: Contents, everything: bool = False) -> dict[Name, Leaf]:
+    """What is taken for parameters without a network: the inside of "params" and the like, floating-point only.
+
+    Args:
+        contents: What the file holds.
+        everything: Numbers of every kind, an optimiser's state included.
+    """
     leaves = dict(contents.leaves)
     while True:
         first = next((w for w in SURE if any(name[0] == w and len(name) > 1 for name in leaves)), None)
@@ -92,6 +97,8 @@ def parameters(contents: Contents) -> dict[Name, Leaf]:
         if first is None or (not contents.nested and any(is_parameter(*item) for item in outside)):
             break
         leaves = {name[1:]: leaf for name, leaf in leaves.items() if name[0] == first and len(name) > 1}
+    if everything:
+        return {name: leaf for name, leaf in leaves.items() if leaf.dtype is not None}
     own = {name: leaf for name, leaf in leaves.items() if leaf.is_float or _is_complex(leaf)}
     return {name: leaf for name, leaf in own.items() if name[0] not in BESIDE} or own
 

@@ -221,7 +221,7 @@ def test_aligned_branches_before_and_after_with_a_spread() -> None:
         (["--network", "own_module:risk", "--solutions", "w.npz", "u.npz", "--plane", "pca"], "at least 3 points"),
         (["--network", "own_module:vector", "--solutions", "w.npz", "--plane", "random"], "must return a scalar"),
         (["--network", "own_module:wandering", "--solutions", "w.npz", "--plane", "random"], "deterministic"),
-        ([*MANY, "--solutions", "w.npz"], "does not hold"),
+        ([*MANY, "--solutions", "w.npz"], "lacks"),
     ],
 )
 @pytest.mark.usefixtures("undrawn")
