@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,6 +112,37 @@ class Run:
         if self.leader:
             for pending in self.path.glob(".*.pending*"):
                 pending.unlink(missing_ok=True)
+
+    def stage(
+        self, name: str, inputs: Any, compute: Callable[[], Mapping[str, Any]], word: str = ""
+    ) -> dict[str, np.ndarray]:
+        """The arrays of one stage: those on disk where they belong to the same inputs, else computed and written.
+
+        A damaged file is computed again, which is said.
+
+        Args:
+            name: A short name for the file.
+            inputs: All that the stage depends on: arrays, numbers, strings and records of these.
+            compute: Makes the arrays.
+            word: What is said of a stage that is not computed again; nothing when empty.
+
+        Raises:
+            Stopped: A request to stop has come; the stage is on disk.
+        """
+        key = atomic.fingerprint(name, inputs)
+        file = self.file(f"stage-{name}-{key[:8]}.npz")
+        found = atomic.recovered(file, key)
+        if found is None:
+            found = {where: np.asarray(array) for where, array in compute().items()}
+            atomic.save_arrays(file, found, key)
+            self.check_stop()
+        elif word:
+            self.say("kept", word)
+        return found
+
+    def clear(self) -> None:
+        """Remove the files that only served to go on after a stop."""
+        atomic.remove(self.path, "stage-*.npz", "block-*.npz", "training.npz")
 
     def check_stop(self) -> None:
         """Between two units of work, after writing the first: give way to a request to stop.
