@@ -73,6 +73,7 @@ SMALL = {
 def refuse(path: Path | str, wanted: str, came: object, remedy: str = "") -> ValueError:
     """The error about a stranger's file: its name, what was wanted, what came, what to do."""
     text = str(came).strip().splitlines()[0] if str(came).strip() else type(came).__name__
+    text = "".join(c if c.isprintable() else "?" for c in text)
     text = text if len(text) <= 200 else f"{text[:200]}…"
     return ValueError(f"{path} cannot be read as {wanted} ({text.rstrip('.')})." + (f"\n  {remedy}" if remedy else ""))
 
@@ -119,9 +120,9 @@ def collected(path: Path, found: Sequence[tuple[Name, Leaf]]) -> dict[Name, Leaf
     leaves: dict[Name, Leaf] = {}
     for name, leaf in found:
         if name in leaves:
-            raise ValueError(f"{path} holds two arrays named {'/'.join(name)}; wanted one of each name.")
+            raise ValueError(f"{path} holds two arrays named {'/'.join(name)[:80]!r}; wanted one of each name.")
         if not all(isinstance(n, int) and n >= 0 for n in leaf.shape):
-            raise refuse(path, "a checkpoint", f"{'/'.join(name)} has shape {list(leaf.shape)}")
+            raise refuse(path, "a checkpoint", f"{'/'.join(name)!r} has shape {list(leaf.shape)}")
         leaves[name] = leaf
     return leaves
 

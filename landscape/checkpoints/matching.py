@@ -11,7 +11,7 @@ import numpy as np
 
 from landscape.checkpoints import names
 from landscape.checkpoints.contents import Contents, Leaf, Name, bounded
-from landscape.checkpoints.names import listed, words
+from landscape.checkpoints.names import listed, shown, words
 
 Params = Any
 
@@ -150,7 +150,7 @@ def _refuse_kind(path: Path, name: Name, leaf: Leaf, model: Any) -> None:
     wants_float = not is_key and jnp.issubdtype(model.dtype, jnp.floating)
     if leaf.dtype is None or leaf.is_float != wants_float:
         raise ValueError(
-            f"{path} has {'/'.join(name)} as {leaf.dtype or 'something that is no plain array of numbers'}; "
+            f"{path} has {shown(name)} as {leaf.dtype or 'something that is no plain array of numbers'}; "
             f"the network has {model.dtype}.\n  Save the parameters as floating-point arrays."
         )
 
@@ -158,7 +158,7 @@ def _refuse_kind(path: Path, name: Name, leaf: Leaf, model: Any) -> None:
 def _refuse_complex(path: Path, name: Name, leaf: Leaf) -> None:
     if leaf.dtype is not None and leaf.dtype.kind == "c":
         raise ValueError(
-            f"{path} has {'/'.join(name)} as {leaf.dtype}; complex parameters are not supported.\n"
+            f"{path} has {shown(name)} as {leaf.dtype}; complex parameters are not supported.\n"
             "  Keep real and imaginary parts as two arrays."
         )
 

@@ -24,6 +24,8 @@ BESIDE = (
     *("scaler", "loss", "metrics", "dropout", "best_acc", "args", "config", "hparams"),
 )
 """First words of what training keeps beside the parameters."""
+MANY = 5_000
+"""Names among which the nearest one is looked for."""
 STATISTICS = (
     *("running_mean", "running_var", "num_batches_tracked", "moving_mean", "moving_variance", "mean", "var", "count"),
 )
@@ -126,19 +128,24 @@ def nested(path: Path, arrays: Mapping[Name, Any]) -> Any:
     return found
 
 
+def shown(name: Name) -> str:
+    """A name in a message: on one line, of a length that can be read."""
+    return "".join(c if c.isprintable() else "?" for c in "/".join(name)[:80])
+
+
 def listed(names: Sequence[Name]) -> str:
     """Three names at most, and how many more there are."""
-    text = ", ".join("/".join(name)[:80] for name in names[:3])
+    text = ", ".join(map(shown, names[:3]))
     return f"{text} and {len(names) - 3} more" if len(names) > 3 else text or "nothing"
 
 
 def lacking(path: Path, missing: Sequence[Name], there: Mapping[Name, Leaf]) -> ValueError:
     """The error about arrays that the network has and the file has not, with the nearest names of those it has."""
-    spare = {"/".join(name): name for name in there}
+    spare = ["/".join(name) for name in list(there)[:MANY]]
     said = []
     for name in missing[:3]:
         near = difflib.get_close_matches("/".join(name), spare, 1, 0.5)
-        said.append("/".join(name)[:80] + (f" (nearest: {near[0][:80]})" if near else ""))
+        said.append(shown(name) + (f" (nearest: {shown((near[0],))})" if near else ""))
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return ValueError(
         f"{path} lacks {', '.join(said)}{more}, which the network has; it has unexpected {listed(list(there))}.\n"
@@ -151,7 +158,7 @@ def misshapen(path: Path, wrong: Sequence[tuple[Name, Leaf, tuple[int, ...]]]) -
     said = []
     for name, leaf, shape in wrong[:3]:
         turned = len(shape) > 1 and leaf.shape != shape and _is_transposed(leaf.shape, shape)
-        said.append(f"{'/'.join(name)[:80]} {list(leaf.shape)}, wanted {list(shape)}" + ", transposed?" * turned)
+        said.append(f"{shown(name)} {list(leaf.shape)}, wanted {list(shape)}" + ", transposed?" * turned)
     more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     return ValueError(
         f"{path} has arrays of another shape than the network's: {'; '.join(said)}{more}.\n"

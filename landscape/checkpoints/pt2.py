@@ -15,6 +15,7 @@ from landscape.checkpoints import torch
 from landscape.checkpoints.contents import SMALL, Contents, Leaf, collected, refuse
 from landscape.checkpoints.names import split
 
+WANTED = "PyTorch's exported program"
 NEWEST = 0
 """The newest version of the archive's layout that is known."""
 CONFIG = "data/weights/model_weights_config.json"
@@ -45,7 +46,7 @@ def contents(path: Path) -> Contents:
             config = {} if state else json.loads(archive.read(_few(names[CONFIG])))["config"]
             found = [(split(name), _leaf(names, name, entry)) for name, entry in config.items()]
     except Exception as error:  # damage can surface as any of zipfile's errors, or as keys that are not there
-        raise refuse(path, "PyTorch's exported program", error) from error
+        raise refuse(path, WANTED, error) from error
     if state:
         return torch.part(path, io.BytesIO(state))._replace(format="PyTorch export")
     return Contents("PyTorch export", collected(path, found), partial(_read, path))
@@ -86,11 +87,14 @@ def _leaf(names: Mapping[str, zipfile.ZipInfo], name: str, entry: Mapping[str, A
 
 
 def _read(path: Path, leaves: Sequence[Leaf]) -> list[np.ndarray]:
-    found = []
-    with zipfile.ZipFile(path) as archive:
-        for leaf in leaves:
-            name, start, strides = leaf.key
-            data = np.frombuffer(archive.read(_few(archive.getinfo(name))), leaf.dtype or np.uint8)[start:]
-            steps = [step * data.itemsize for step in strides]
-            found.append(np.lib.stride_tricks.as_strided(data, leaf.shape, steps, writeable=False))
-    return found
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [_array(archive, leaf, *leaf.key) for leaf in leaves]
+    except Exception as error:
+        raise refuse(path, WANTED, error) from error
+
+
+def _array(archive: zipfile.ZipFile, leaf: Leaf, name: str, start: int, strides: Sequence[int]) -> np.ndarray:
+    data = np.frombuffer(archive.read(_few(archive.getinfo(name))), leaf.dtype or np.uint8)[start:]
+    steps = [step * data.itemsize for step in strides]
+    return np.lib.stride_tricks.as_strided(data, leaf.shape, steps, writeable=False)

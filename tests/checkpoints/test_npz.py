@@ -82,7 +82,7 @@ def test_an_array_and_a_folder_of_one_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **{"w": np.ones(2, "f4"), "w/x": np.ones(2, "f4")})
     stored.refused(tmp_path / "a.npz", None, "an array", "inside that name")
     np.savez(tmp_path / "b.npz", **{"w/x": np.ones(2, "f4"), "w.x": np.ones(2, "f4")})
-    stored.refused(tmp_path / "b.npz", None, "two arrays named w/x")
+    stored.refused(tmp_path / "b.npz", None, "two arrays named 'w/x'")
 
 
 def bomb(path: Path, shape: tuple[int, ...], **others: np.ndarray) -> None:

@@ -47,7 +47,7 @@ def pytree(path: Path, tree: Any) -> None:
 def version_1(path: Path, tree: Any) -> None:
     """The first version of the new interface, which moves between versions of the package."""
     v1 = pytest.importorskip("orbax.checkpoint.experimental.v1", reason="orbax has no v1 yet")
-    getattr(v1, "save", v1.save_pytree)(path, tree)
+    (v1.save if hasattr(v1, "save") else v1.save_pytree)(path, tree)
 
 
 @pytest.mark.parametrize("write", [standard, pytree, zarr, zarr3, version_1])
