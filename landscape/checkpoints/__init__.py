@@ -93,8 +93,7 @@ def save(path: Path | str, params: Params) -> None:
 def _contents(path: Path, like: Any) -> Contents:
     """The contents in whichever format the file's beginning, or else its suffix, tells."""
     if os.path.isdir(path):  # a name that is too long is no folder, and no error yet
-        tensors = [*sorted(path.glob(f"*{safetensors.INDEX}")), *sorted(path.glob("*.safetensors"))]
-        return safetensors.contents(regular(tensors[0])) if tensors else orbax.contents(path)
+        return _folder(path, sorted(path.glob("*.safetensors")), sorted(path.glob(f"*{safetensors.INDEX}")))
     kind = _kind(regular(path))
     if kind == "eqx":
         return equinox.contents(path, _order(like))
@@ -102,6 +101,14 @@ def _contents(path: Path, like: Any) -> Contents:
     if kind not in modules:
         raise ValueError(f"{path} has no known format; wanted {KNOWN}.")
     return modules[kind].contents(path)
+
+
+def _folder(path: Path, tensors: list[Path], indices: list[Path]) -> Contents:
+    """A folder of safetensors with their index, of one safetensors file, or of orbax."""
+    if len(indices) > 1 or (len(tensors) > 1 and not indices):
+        raise ValueError(f"{path} holds several checkpoints, such as {(indices or tensors)[0].name}; name one of them.")
+    found = indices or tensors
+    return safetensors.contents(regular(found[0])) if found else orbax.contents(path)
 
 
 def _kind(path: Path) -> str:

@@ -31,11 +31,11 @@ def contents(path: Path) -> Contents:
     Raises:
         ValueError: No checkpoint, links that leave the folder, or a package that is missing.
     """
-    _refuse_links(path)
     step = path if _items(path) else _last_step(path)
     items = _items(step)
     if not items:
         raise refuse(path, "an orbax checkpoint", "neither it nor a step in it holds an item with _METADATA")
+    _refuse_links(path, step)
     tensorstore = needed("tensorstore", path, "orbax")
     leaves: dict[Name, Leaf] = {}
     for name, item in items.items():
@@ -45,14 +45,13 @@ def contents(path: Path) -> Contents:
     return Contents(said, leaves, partial(_read, path), nested=True)
 
 
-def _refuse_links(path: Path) -> None:
-    """Every file inside must be a regular one, and every link must stay inside."""
+def _refuse_links(path: Path, step: Path) -> None:
+    """Every file of a step must be a regular one, and every link must stay inside the folder that was named."""
     root, seen = os.path.realpath(path), 0
-    for folder, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            inner = os.path.join(folder, name)
+    for folder, folders, files in os.walk(step):
+        for inner in (folder, *(os.path.join(folder, name) for name in (*folders, *files))):
             seen += 1
-            if os.path.islink(inner) and not os.path.realpath(inner).startswith(root + os.sep):
+            if os.path.commonpath([root, os.path.realpath(inner)]) != root:
                 raise ValueError(f"{inner} is a link that leaves {path}; a checkpoint must be whole in its folder.")
             mode = os.stat(inner).st_mode if os.path.exists(inner) else 0
             if seen > MOST or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

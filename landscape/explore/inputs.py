@@ -56,12 +56,13 @@ class Given(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """Solutions, if any exist, with the names of their files; trajectories by name; remarks on the files."""
+    """Solutions, if any exist, with the names of their files; trajectories by name; remarks on the files; formats."""
 
     solutions: list[Params]
     names: list[str]
     paths: dict[str, list[Params]]
     remarks: list[str]
+    formats: str
 
 
 def named(text: str, option: str) -> Any:
@@ -240,10 +241,11 @@ def load_all(config: Any, to: Given) -> Loaded:
         raise ValueError(
             f"--plane {config.plane} wants three solutions, or six, nine … for a spread; got {len(loaded)}."
         )
+    formats = ", ".join(sorted({found.format for _, found in files[count:]}))
     everything = [w for _, w in loaded] + [w for path in paths.values() for w in path]
     if everything:
         planes.check_solutions(*everything)
-    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths, _remarks(files))
+    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths, _remarks(files), formats)
 
 
 def labels(paths: Sequence[Path]) -> list[str]:

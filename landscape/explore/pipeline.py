@@ -171,7 +171,8 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
     config, to, run = line.config, line.to, line.run
     count = len(loaded.solutions) or 3 * config.triples
     views = len(_views(config, range(count)))
-    known = f"{trees.size(example):,} parameters · {count} solutions{'' if loaded.solutions else ' to train'}"
+    source = f"({loaded.formats})" if loaded.solutions else "to train"
+    known = f"{trees.size(example):,} parameters · {count} solutions {source}"
     run.say("explore:", f"{known} · {_what(to)} · plane {config.plane}{to.note}")
     pairs = min(count, 3) * (min(count, 3) - 1) // 2
     examples = len(to.problem.data) if to.problem else 0

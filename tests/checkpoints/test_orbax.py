@@ -143,6 +143,11 @@ def test_links_that_leave_the_folder(tmp_path: Path) -> None:
     stored.same(checkpoints.load(tmp_path / "kept", params)[0], params)
     os.mkfifo(tmp_path / "kept" / "pipe")
     stored.refused(tmp_path / "kept", params, "no regular file")
+    standard(tmp_path / "elsewhere" / "3" / "default", params)
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "3").symlink_to(tmp_path / "elsewhere" / "3")
+    stored.refused(tmp_path / "root", params, "link that leaves")
+    stored.same(checkpoints.load(tmp_path / "root" / "3", params)[0], params)  # the user's own link
 
 
 @pytest.mark.parametrize(

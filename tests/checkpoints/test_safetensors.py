@@ -75,6 +75,10 @@ def test_shards_with_an_index(tmp_path: Path) -> None:
         found = checkpoints.read(path, params)
         stored.same(found.solutions[0], params)
         assert found.format == "safetensors shards"
+    (tmp_path / "two").mkdir()
+    for name in "ab":
+        checkpoints.save(tmp_path / "two" / f"{name}.safetensors", params)
+    stored.refused(tmp_path / "two", params, "name one of them")
     part = tmp_path / "model-00002-of-00002.safetensors"
     part.write_bytes(part.read_bytes()[:-4])
     with pytest.raises(ValueError, match=part.name):
