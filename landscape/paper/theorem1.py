@@ -131,9 +131,8 @@ def _measure(name: str, config: Config, run: "Run") -> dict[str, Any]:
     from landscape.duality.certified.frontiers import envelope
 
     if name == "mnist_l2":
-        if run.options.smoke and not ls.datasets.at_hand("mnist", run.options.data_root):
-            raise FileNotFoundError("--smoke downloads nothing, and no folder with MNIST is named.")
-        data = ls.datasets.mnist(root=run.options.data_root, classes=config.digits, limit=config.limit)
+        root, download = run.options.data_root, not run.options.smoke
+        data = ls.datasets.mnist(root, classes=config.digits, limit=config.limit, download=download)
         run.data(data)
         frontier, smallest = examples.two_classes(data, config.tau, config.budgets)
     else:

@@ -192,9 +192,7 @@ def _images(config: Config, run: "Run") -> dict[str, Any]:
     import landscape as ls
 
     try:
-        if run.options.smoke and not ls.datasets.at_hand("mnist", run.options.data_root):
-            raise FileNotFoundError("--smoke downloads nothing, and no folder with MNIST is named.")
-        data = ls.datasets.mnist(run.options.data_root, limit=config.limit)
+        data = ls.datasets.mnist(run.options.data_root, limit=config.limit, download=not run.options.smoke)
     except FileNotFoundError as error:
         reason = str(error).splitlines()[0]
         run.say("mnist:", f"NOT DONE: {reason}\nGive --data-root or LANDSCAPE_DATA; the rest above is complete.")

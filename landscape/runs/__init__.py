@@ -245,7 +245,7 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
         if resumed:
             refuse_changes(path, wanted)
         elif leader:
-            refuse_strangers(path)
+            refuse_foreign_files(path)
         resumed = on_any_process(resumed, options.distributed)
         environment = environment_of()
         run = Run(name, path, options, resumed, leader)
@@ -288,15 +288,15 @@ def finished(name: str, config: Any, options: Options) -> bool:
     return complete(path, "finished")
 
 
-def refuse_strangers(path: Path) -> None:
+def refuse_foreign_files(path: Path) -> None:
     """A new run wants an empty folder.
 
     Raises:
         ValueError: The folder holds files, but no config.json.
     """
-    strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    if strangers:
+    foreign = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    if foreign:
         raise ValueError(
-            f"{path} holds other files ({', '.join(strangers[:3])}…) and is no run directory.\n"
+            f"{path} holds other files ({', '.join(foreign[:3])}…) and is no run directory.\n"
             "  Choose an empty or new folder as --out."
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from landscape import __version__
 from landscape.files.atomic import plain
-from landscape.runs.options import MATTERS, Options
+from landscape.runs.options import RESULT_OPTIONS, Options
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 """Packages whose versions are recorded beside our own."""
@@ -19,7 +19,7 @@ def record_of(name: str, config: Any, options: Options) -> dict[str, Any]:
     return {
         "name": name,
         "config": plain(config),
-        "options": {key: plain(getattr(options, key)) for key in MATTERS},
+        "options": {key: plain(getattr(options, key)) for key in RESULT_OPTIONS},
     }
 
 
