@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import seeds
 
 from landscape import checkpoints
 
@@ -15,7 +16,7 @@ SHAPES = {"hidden": {"kernel": (4, 5), "bias": (5,)}, "out": {"kernel": (5, 3), 
 
 def random(shapes: Any = None) -> Any:
     """Random float32 arrays of the shapes of a small network, or of other shapes."""
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     shapes = SHAPES if shapes is None else shapes
     return jax.tree.map(lambda s: rng.normal(size=s).astype("f4"), shapes, is_leaf=lambda s: isinstance(s, tuple))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import own_module
 import pytest
+import seeds
 import stored
 
 import landscape as ls
@@ -26,7 +27,7 @@ def kept(path: Path, leaves: list[Any], head: bytes = b"") -> None:
 
 def tree() -> own_module.Tree:
     """A module with random arrays, whose fields are not in the order of the alphabet."""
-    return own_module.tree(key=jax.random.key(int(np.random.default_rng().integers(1000))))
+    return own_module.tree(key=jax.random.key(int(seeds.generator().integers(1000))))
 
 
 def test_equinox_writes_what_is_read(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_equinox_writes_what_is_read(tmp_path: Path) -> None:
     module, start = Attention(jax.random.key(1)), Attention(jax.random.key(2))
     equinox.tree_serialise_leaves(tmp_path / "a.eqx", module)
     (found,) = checkpoints.load(tmp_path / "a.eqx", start)
-    x = jnp.asarray(np.random.default_rng().normal(size=(5, 4)).astype("f4"))
+    x = jnp.asarray(seeds.generator().normal(size=(5, 4)).astype("f4"))
     np.testing.assert_allclose(jax.vmap(found)(x), jax.vmap(module)(x), rtol=1e-6)
     network = modules.from_pytree(start)
     problem = ls.Problem(ls.Dataset(x, np.zeros(5, int)), network, ls.losses.logistic)

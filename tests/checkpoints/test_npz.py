@@ -9,6 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 import stored
 
 from landscape import checkpoints
@@ -44,7 +45,7 @@ def test_every_float_becomes_float32(dtype: np.dtype, tmp_path: Path) -> None:
 
 
 def test_a_tree_that_is_one_array(tmp_path: Path) -> None:
-    w = np.random.default_rng().normal(size=7).astype("f4")
+    w = seeds.generator().normal(size=7).astype("f4")
     checkpoints.save(tmp_path / "a.npz", w)
     np.savez(tmp_path / "b.npz", w)
     for name in "ab":

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import own_module
 import pytest
+import seeds
 import stored
 from flax import nnx
 from flax.training.train_state import TrainState
@@ -92,7 +93,7 @@ class Dropping(nnx.Module):
 
 
 def test_random_keys_of_nnx_stay_out_unless_they_are_asked_for(tmp_path: Path) -> None:
-    state = nnx.state(Dropping(nnx.Rngs(int(np.random.default_rng().integers(1000)))))
+    state = nnx.state(Dropping(nnx.Rngs(int(seeds.generator().integers(1000)))))
     standard(tmp_path / "kept", state)
     params = nnx.to_pure_dict(nnx.filter_state(state, nnx.Param))
     found = checkpoints.read(tmp_path / "kept", params)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import own_module
 import pytest
+import seeds
 from flax import nnx
 
 import landscape as ls
@@ -71,7 +72,7 @@ def test_every_kind_of_network_equals_its_own_forward_pass(name: str) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_pure_functions(capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     files = [f"p{k}.npz" for k in range(3)]
     for file in files:
         np.savez(file, a=rng.normal(size=(4, 5)).astype("f4"), b=rng.normal(size=(5, 3)).astype("f4"))
@@ -96,7 +97,7 @@ def test_pure_functions(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_what_a_function_does_not_read_is_no_parameter(capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     for k in range(3):
         own = {"a": rng.normal(size=(4, 5)).astype("f4"), "b": rng.normal(size=(5, 3)).astype("f4")}
         training = {"moment/a": np.full((4, 5), 1e3 * k, "f4"), "step": np.array(1000 * k), "key": np.ones(2, "u4")}
@@ -120,7 +121,7 @@ def test_what_a_function_does_not_read_is_no_parameter(capsys: pytest.CaptureFix
 
 @pytest.mark.usefixtures("undrawn")
 def test_trajectories_of_one_name_in_two_folders() -> None:
-    rng, walks = np.random.default_rng(), {}
+    rng, walks = seeds.generator(), {}
     for folder in ("a", "b"):
         Path(folder).mkdir()
         walks[folder] = {"a": rng.normal(size=(6, 4, 5)).astype("f4"), "b": rng.normal(size=(6, 5, 3)).astype("f4")}
@@ -350,7 +351,7 @@ def test_images_of_cifar10_through_own_networks(kind: str, request: pytest.Fixtu
     try:
         data = ls.datasets.cifar10(request.getfixturevalue("data_root"), limit=16)
     except pytest.skip.Exception:
-        rng = np.random.default_rng()
+        rng = seeds.generator()
         data = ls.Dataset(rng.normal(size=(16, 32, 32, 3)).astype("f4"), rng.integers(0, 10, 16), name="random images")
     x = data.x.reshape(16, 32, 96 if kind == "recurrent" else 32, -1).squeeze()
     data = ls.Dataset(x, data.y)
