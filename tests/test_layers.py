@@ -34,7 +34,7 @@ HOMES = {
     "matplotlib": {"plots"},
     "tyro": {"cli"},
     "cvxpy": set(),
-    "torch": set(),
+    "torch": {"networks", "checkpoints"},
 }
 """Libraries that may be imported only in the named folders."""
 

@@ -89,7 +89,7 @@ def run(config: Any, run: Run) -> None:
     key, compiled = _fingerprint(to, example, run)
     line = Line(config, to, run, key)
     _announce(line, loaded, example, compiled)
-    found = Found(*loaded) if loaded.solutions else _trained(line, keys[1], loaded.paths)
+    found = Found(*loaded[:3]) if loaded.solutions else _trained(line, keys[1], loaded.paths)
     drawn, arrays, barriers = [], {}, {}
     for shown in _views(config, found.solutions):
         chosen = _aligned(to, found.solutions[shown.part]) if shown.aligned else found.solutions[shown.part]
@@ -171,7 +171,8 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
     config, to, run = line.config, line.to, line.run
     count = len(loaded.solutions) or 3 * config.triples
     views = len(_views(config, range(count)))
-    known = f"{trees.size(example):,} parameters · {count} solutions{'' if loaded.solutions else ' to train'}"
+    source = f"({loaded.formats})" if loaded.solutions else "to train"
+    known = f"{trees.size(example):,} parameters · {count} solutions {source}"
     run.say("explore:", f"{known} · {_what(to)} · plane {config.plane}{to.note}")
     pairs = min(count, 3) * (min(count, 3) - 1) // 2
     examples = len(to.problem.data) if to.problem else 0
@@ -190,6 +191,8 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
     else:
         plan = estimate.of_function(compiled, example, amount)
     run.plan(f"{config.points} x {config.points} points", *plan.words())
+    for remark in loaded.remarks:
+        run.say("note", remark)
 
 
 def _what(to: Given) -> str:

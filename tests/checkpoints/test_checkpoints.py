@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import own_module
 import pytest
+import seeds
 
 import landscape as ls
 from landscape import checkpoints
@@ -13,7 +14,7 @@ from landscape import checkpoints
 
 @pytest.fixture
 def params() -> dict:
-    return ls.from_flax(own_module.Small).init(jax.random.key(int(np.random.default_rng().integers(1000))))
+    return ls.from_flax(own_module.Small).init(jax.random.key(int(seeds.generator().integers(1000))))
 
 
 def flat(params: dict) -> dict[str, np.ndarray]:
