@@ -13,7 +13,7 @@ from landscape.duality.branches import Branch, Domain, as_function, checked_doma
 from landscape.duality.envelopes import halved
 from landscape.duality.frontiers import Interval
 from landscape.duality.interval_rules import Bounds
-from landscape.duality.intervals import Enclosure, bounds
+from landscape.duality.intervals import Enclosure, bounds, halves
 from landscape.duality.risks import Sample, sample
 from landscape.networks import Network
 
@@ -41,7 +41,7 @@ def smallest_tau(
         tol: Wanted precision.
 
     Raises:
-        ValueError: W not compact, data not finite, or an operation without an interval rule.
+        ValueError: W not compact, data or branch not finite, or an operation without an interval rule.
     """
     total = sum(count for _, _, count in branches)
     if total < 1:
@@ -81,15 +81,27 @@ def margins(branch: Branch | Network, domain: Domain | tuple[Any, Any], data: An
             examined += len(lo)
             centres = checked.project((lo + hi) / 2)
             corners = checked.project(np.where(np.arange(2)[:, None, None] == 0, lo, hi).reshape(-1, size))
-            best = np.maximum(best, points(np.concatenate([centres, corners])).max(0))
+            best = np.maximum(best, _finite(points, np.concatenate([centres, corners])).max(0))
             high, slopes = cells(lo, hi)
-            open_cells = ((high > best + tol).any(1)) & checked.meets(lo, hi)
+            open_cells = ~(high <= best + tol).all(1) & checked.meets(lo, hi)
             still = np.flatnonzero(open_cells)
             if examined + 2 * len(still) > CELLS:
                 highest = np.maximum(highest, high[still].max(0))
                 break
             lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], slopes), checked)
         return Margins(best - 1e-12 * (1 + np.abs(best)), np.maximum(highest, best + tol))
+
+
+def _finite(points: Any, w: np.ndarray) -> np.ndarray:
+    """y f at points of W, [C, N]."""
+    found = points(w)
+    bad = np.flatnonzero(~np.isfinite(found).all(1))
+    if len(bad):
+        raise ValueError(
+            f"The branch's output is not finite at w = {w[bad[0]]}, which lies in W.\n"
+            "  Assumption 1 needs a branch that is bounded on all of W."
+        )
+    return found
 
 
 def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
@@ -101,15 +113,16 @@ def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
         return y * jax.vmap(f, (None, 0))(w, inputs)
 
     def upper(lo: jax.Array, hi: jax.Array) -> tuple[jax.Array, Enclosure]:
-        centre, half = (lo + hi) / 2, (hi - lo) / 2 * (1 + 1e-15)
+        centre, half = halves(lo, hi)
         natural = bounds(margin, Bounds(lo, hi), boxes)
         middle = bounds(margin, Bounds(centre, centre + 0.0), boxes)
         slope = bounds(jax.jacfwd(margin), Bounds(lo, hi), boxes)
         steep = jnp.maximum(jnp.abs(slope.lo), jnp.abs(slope.hi))
-        high = jnp.fmin(natural.hi, middle.hi + jnp.sum(steep * half[None], 1))
+        far = jnp.sum(steep * half[None], 1)  # nan where 0·inf: the natural bound then
+        high = jnp.fmin(natural.hi, middle.hi + far + 1e-15 * (jnp.abs(middle.hi) + len(lo) * far))
         spread = jnp.max(slope.hi - slope.lo, 0)
         none = jnp.zeros(())
-        return jnp.where(jnp.isnan(high), jnp.inf, high), Enclosure(none, none, none, none, -spread, spread)
+        return high, Enclosure(none, none, none, none, -spread, spread)
 
     chunk = int(np.clip(2**20 // (8 * len(data.y)), 8, 4096))
     points = jax.jit(jax.vmap(lambda w: margin(w, x)))

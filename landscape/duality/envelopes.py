@@ -13,7 +13,7 @@ from scipy.spatial import ConvexHull
 
 from landscape.duality.branches import Domain
 from landscape.duality.frontiers import lower_hull
-from landscape.duality.intervals import Enclosure
+from landscape.duality.intervals import Enclosure, halves, reach
 
 LATTICE = {1: 1025, 2: 1089, 3: 2197}
 """Points of the lattice for each p."""
@@ -137,16 +137,13 @@ def tilted_minima(
     cell, plane = np.zeros(len(slopes), int), np.arange(len(slopes))
     examined = 0
     while len(lo):
-        found, centre, half = bounds(lo, hi), (lo + hi) / 2, (hi - lo) / 2
+        found, (centre, half) = bounds(lo, hi), halves(lo, hi)
         examined += len(lo)
         tilt, at = slopes[plane], np.sum(slopes[plane] * centre[cell], 1)
-        steep = np.maximum(np.abs(found.slope_lo[cell] - tilt), np.abs(found.slope_hi[cell] - tilt))
-        centred = found.centre_lo[cell] - at - np.sum(steep * half[cell], 1)
-        natural = found.lo[cell] - at - np.sum(np.abs(tilt) * half[cell], 1)
-        low = np.fmax(centred, natural) - 1e-14 * (1 + np.abs(at))
+        low = _lower(found, cell, tilt, centre, half)
         inside = domain.contains(centre)[cell]
         np.minimum.at(best, plane[inside], (found.centre_hi[cell] - at)[inside])
-        open_pairs = (low < best[plane] - tol) & domain.meets(lo, hi)[cell]
+        open_pairs = ~(low >= best[plane] - tol) & domain.meets(lo, hi)[cell]
         still = np.unique(cell[open_pairs])
         if examined + 2 * len(still) > max_cells:
             np.minimum.at(lowest, plane[open_pairs], low[open_pairs])
@@ -157,6 +154,17 @@ def tilted_minima(
         cell, plane = np.concatenate([cell, cell + len(still)]), np.tile(plane, 2)
         lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], found), domain)
     return np.minimum(best - tol, lowest)
+
+
+def _lower(found: Enclosure, cell: np.ndarray, tilt: np.ndarray, centre: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Below f(w) − ⟨tilt, w⟩ on cells, for pairs (cell, tilt); −inf where nothing is known."""
+    parts = tilt * centre[cell]
+    at, rounding = parts.sum(1), 1e-14 * (1 + np.abs(parts).sum(1))
+    steep = np.maximum(np.abs(found.slope_lo[cell] - tilt), np.abs(found.slope_hi[cell] - tilt))
+    low = -np.full(len(cell), np.inf)
+    for value, slope in ((found.centre_lo, steep), (found.lo, np.abs(tilt))):
+        low = np.fmax(low, value[cell] - at - reach(slope, half[cell]) - rounding - 1e-15 * np.abs(value[cell]))
+    return low
 
 
 def halved(lo: np.ndarray, hi: np.ndarray, found: Enclosure, domain: Domain) -> tuple[np.ndarray, np.ndarray]:
