@@ -1,6 +1,6 @@
 """Assumption 1, τ > y f(w; x) for all w ∈ W_1 × … × W_I: the smallest admissible τ, certified."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -104,8 +104,8 @@ def _finite(points: Any, w: np.ndarray) -> np.ndarray:
     return found
 
 
-def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
-    """Compiled: y f at points [C, p] -> [C, N]; upper bounds of y f on cells -> [C, N], and slopes for splitting."""
+def enclosed_margins(f: Branch, data: Sample) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
+    """y f at a point w [p] -> [N]; upper bounds of y f on a cell (lo, hi) -> [N], and slopes for splitting it."""
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
     boxes = Bounds(x, x) if data.boxes is None else Bounds(*map(jnp.asarray, data.boxes))
 
@@ -114,17 +114,22 @@ def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
 
     def upper(lo: jax.Array, hi: jax.Array) -> tuple[jax.Array, Enclosure]:
         centre, half = halves(lo, hi)
-        natural = bounds(margin, Bounds(lo, hi), boxes)
-        middle = bounds(margin, Bounds(centre, centre + 0.0), boxes)
-        slope = bounds(jax.jacfwd(margin), Bounds(lo, hi), boxes)
-        steep = jnp.maximum(jnp.abs(slope.lo), jnp.abs(slope.hi))
+        both = jax.jacfwd(lambda w, inputs: (margin(w, inputs),) * 2, has_aux=True)
+        ends = jnp.stack([lo, centre]), jnp.stack([hi, centre])
+        slope, value = jax.vmap(lambda a, b: bounds(both, Bounds(a, b), boxes))(*ends)
+        steep = jnp.maximum(jnp.abs(slope.lo[0]), jnp.abs(slope.hi[0]))
         far = jnp.sum(steep * half[None], 1)  # nan where 0·inf: the natural bound then
-        high = jnp.fmin(natural.hi, middle.hi + far + 1e-15 * (jnp.abs(middle.hi) + len(lo) * far))
-        spread = jnp.max(slope.hi - slope.lo, 0)
+        middle = value.hi[1]
+        high = jnp.fmin(value.hi[0], middle + far + 1e-15 * (jnp.abs(middle) + len(lo) * far))
+        spread = jnp.max(slope.hi[0] - slope.lo[0], 0)
         none = jnp.zeros(())
         return high, Enclosure(none, none, none, none, -spread, spread)
 
+    return (lambda w: margin(w, x)), upper
+
+
+def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
+    """`enclosed_margins` compiled, for points [C, p] and cells [C, p] each."""
     chunk = int(np.clip(2**20 // (8 * len(data.y)), 8, 4096))
-    points = jax.jit(jax.vmap(lambda w: margin(w, x)))
-    cells = jax.jit(jax.vmap(upper))
+    points, cells = (jax.jit(jax.vmap(kernel)) for kernel in enclosed_margins(f, data))
     return (lambda w: batched(points, chunk, w)), (lambda lo, hi: batched(cells, chunk, lo, hi))

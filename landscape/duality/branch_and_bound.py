@@ -68,18 +68,10 @@ def make_kernels(
     bound_g = enclosed_loss(f, found, tau, lipschitz)
     chunk = int(np.clip(2**20 // (8 * len(found.y)), 16, 4096))
 
-    def both(lo: jax.Array, hi: jax.Array) -> tuple[Enclosure, Enclosure]:
-        around = enclose(h.value, lo, hi)
-        if h.convex:
-            slope = jax.grad(h.value)((lo + hi) / 2)  # one subgradient, or nan at a kink: any slope on the cell then
-            known = jnp.isfinite(slope).all()
-            around = around._replace(
-                slope_lo=jnp.where(known, slope, around.slope_lo), slope_hi=jnp.where(known, slope, around.slope_hi)
-            )
-        return bound_g(lo, hi), around
+    bound_h = enclosed_regulariser(h)
 
     points = jax.jit(jax.vmap(lambda w: loss(w) + error(w, w + 0.0)))
-    cells = jax.jit(jax.vmap(both))
+    cells = jax.jit(jax.vmap(lambda lo, hi: (bound_g(lo, hi), bound_h(lo, hi))))
     return Kernels(
         domain,
         h.convex,
@@ -87,8 +79,23 @@ def make_kernels(
         _checked(partial(batched, points, chunk)),
         partial(batched, jax.jit(jax.vmap(h.value)), 4096),
         lambda lo, hi: Cells(lo, hi, *batched(cells, chunk, lo, hi)),
-        partial(batched, jax.jit(jax.vmap(partial(_rescale, h.value))), 4096),
+        partial(batched, jax.jit(jax.vmap(partial(rescale, h.value))), 4096),
     )
+
+
+def enclosed_regulariser(h: Regulariser) -> Callable[[jax.Array, jax.Array], Enclosure]:
+    """Bounds of h on a box (lo, hi); where h is convex its slopes are one subgradient at the centre."""
+
+    def around(lo: jax.Array, hi: jax.Array) -> Enclosure:
+        found = enclose(h.value, lo, hi)
+        if not h.convex:
+            return found
+        slope = jax.grad(h.value)((lo + hi) / 2)
+        known = jnp.isfinite(slope).all()  # at a kink it may be nan: any slope on the box then
+        ends = (jnp.where(known, slope, end) for end in (found.slope_lo, found.slope_hi))
+        return Enclosure(*found[:4], *ends)
+
+    return around
 
 
 def _largest_on_ball(h: Callable[[jax.Array], jax.Array], ball: Ball) -> float | None:
@@ -99,7 +106,7 @@ def _largest_on_ball(h: Callable[[jax.Array], jax.Array], ball: Ball) -> float |
     return reach if h is NORMS["l2"] else reach**2
 
 
-def _rescale(h: Callable[[jax.Array], jax.Array], start: jax.Array, w: jax.Array, target: jax.Array) -> jax.Array:
+def rescale(h: Callable[[jax.Array], jax.Array], start: jax.Array, w: jax.Array, target: jax.Array) -> jax.Array:
     """start + t (w − start) with the largest t ∈ [0, 4] found by bisection for which h ≤ target."""
 
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

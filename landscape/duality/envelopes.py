@@ -72,22 +72,34 @@ def hull_planes(points: np.ndarray, values: np.ndarray) -> Planes:
         points: [M, p].
         values: Upper bounds of f there, [M].
     """
+    varying = np.ptp(points, axis=0) > 0
+    if not varying.any():
+        return Planes(np.zeros((1, points.shape[1])), values.min(keepdims=True))
+    low, extent = points.min(0)[varying], np.ptp(points, axis=0)[varying]
+    base, span = values.min(), np.ptp(values) or 1.0
+    planes = _unit_planes((points[:, varying] - low) / extent, (values - base) / span)
+    slopes = np.zeros((len(planes), points.shape[1]))
+    slopes[:, varying] = span * planes[:, :-1] / extent
+    offsets = base + span * planes[:, -1] - slopes[:, varying] @ low
+    sizes = np.abs(values).max() + np.abs(slopes) @ np.abs(points).max(0)
+    return Planes(slopes, offsets + 1e-11 * span * (planes.shape[1] > 2) + 1e-15 * sizes)
+
+
+def _unit_planes(points: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Rows (slope, offset) of the lower hull of points that fill the unit cube and values in [0, 1], to 1e-11."""
     size = points.shape[1]
     if size == 1:
-        order = np.argsort(points[:, 0])
-        x, y = points[order, 0], values[order]
+        order = np.lexsort((values, points[:, 0]))
+        x, first = np.unique(points[order, 0], return_index=True)
+        y = values[order][first]
         kept = lower_hull(x, y)
-        if len(kept) < 2:
-            return Planes(np.zeros((1, 1)), y[kept[:1]])
         slopes = np.diff(y[kept]) / np.diff(x[kept])
-        return Planes(slopes[:, None], y[kept[:-1]] - slopes * x[kept[:-1]])
-    top = values.max() + 10 * np.ptp(values) + 1
-    cloud = np.vstack([np.column_stack([points, values]), [*points.mean(0), top]])
+        return np.column_stack([slopes, y[kept[:-1]] - slopes * x[kept[:-1]]])
+    cloud = np.vstack([np.column_stack([points, values]), [*points.mean(0), 12.0]])
     equations = ConvexHull(cloud).equations
     below = equations[equations[:, size] < -1e-9]
     planes = -below[:, [*range(size), size + 1]] / below[:, size : size + 1]
-    planes = np.unique(np.round(planes, 12), axis=0)
-    return Planes(planes[:, :size], planes[:, size] + 1e-11 * (1 + np.abs(values).max()))
+    return np.unique(np.round(planes, 12), axis=0)
 
 
 def convex_envelope(
@@ -121,11 +133,17 @@ def convex_envelope(
 
 
 def _sides(points: np.ndarray) -> Planes:
-    """The hull of points [M, p]."""
-    if points.shape[1] == 1:
-        return Planes(np.array([[1.0], [-1.0]]), np.array([-points.max(), points.min()]))
-    equations = ConvexHull(points).equations
-    return Planes(equations[:, :-1], equations[:, -1])
+    """The hull of points [M, p]; a coordinate in which they all agree has no sides."""
+    low, extent = points.min(0), np.ptp(points, axis=0)
+    varying = extent > 0
+    unit = (points[:, varying] - low[varying]) / extent[varying]
+    if unit.shape[1] > 1:
+        equations = ConvexHull(unit).equations
+    else:
+        equations = np.array([[1.0, -1.0], [-1.0, 0.0]]) if varying.any() else np.zeros((1, 1))
+    slopes = np.zeros((len(equations), len(low)))
+    slopes[:, varying] = equations[:, :-1] / extent[varying]
+    return Planes(slopes, equations[:, -1] - slopes @ low)
 
 
 def tilted_minima(

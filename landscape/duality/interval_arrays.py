@@ -36,7 +36,7 @@ REDUCTIONS: dict[str, Rule] = {
 """Operations along axes, by name: rule(parameters, operand)."""
 
 MOVING = frozenset(
-    "broadcast_in_dim reshape squeeze transpose slice concatenate pad rev copy split expand_dims stack unstack".split()
+    "broadcast_in_dim reshape squeeze transpose slice concatenate pad rev copy split stack unstack".split()
 )
 """Operations that put every value in a place known beforehand."""
 

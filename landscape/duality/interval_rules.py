@@ -90,7 +90,7 @@ def _ends(x: Bounds) -> tuple[jax.Array, ...]:
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
     """x·y with 0·inf = 0: an end of 0 means 0, and ends that say nothing still stand for numbers."""
-    return jnp.where((x == 0) | (y == 0), 0.0, x * y)
+    return jnp.where((x == 0) | (y == 0), 0, x * y)
 
 
 def _div(params: dict[str, Any], a: Bounds, b: Bounds) -> Bounds:
