@@ -63,7 +63,7 @@ def divergence(
         frontier: The branch's frontier, traced or in closed form.
         tol: Wanted precision, in loss.
         lipschitz: As for `frontier`.
-        max_cells: Cells examined in each search before the precision is given up.
+        max_cells: Cells examined in each search before the precision is given up; it bounds the time.
 
     Raises:
         ValueError: As for `frontier`.

@@ -21,6 +21,9 @@ LATTICE = {1: 1025, 2: 1089, 3: 2197}
 FACETS = 600
 """Facets that are certified; the rest of the hull is left out of the lower bound."""
 
+PAIRS = 64
+"""Pairs of a cell and a plane that may be examined, in units of the cells that may."""
+
 Bounds = Callable[[np.ndarray, np.ndarray], Enclosure]
 
 
@@ -120,7 +123,7 @@ def convex_envelope(
         values: Upper bounds of f there, [M].
         tol: Wanted precision of the planes from below.
         preference: Where the envelope matters most, larger first, [M].
-        max_cells: Cells examined before the precision is given up.
+        max_cells: Cells examined before the precision is given up, and `PAIRS` times as many pairs.
     """
     upper = hull_planes(points, values)
     order = np.argsort(-preference)
@@ -153,17 +156,17 @@ def tilted_minima(
     best, lowest = reached.copy(), np.full(len(slopes), np.inf)
     lo, hi = domain.lo[None], domain.hi[None]
     cell, plane = np.zeros(len(slopes), int), np.arange(len(slopes))
-    examined = 0
+    examined, pairs = 0, 0
     while len(lo):
         found, (centre, half) = bounds(lo, hi), halves(lo, hi)
-        examined += len(lo)
+        examined, pairs = examined + len(lo), pairs + len(cell)
         tilt, at = slopes[plane], np.sum(slopes[plane] * centre[cell], 1)
         low = _lower(found, cell, tilt, centre, half)
         inside = domain.contains(centre)[cell]
         np.minimum.at(best, plane[inside], (found.centre_hi[cell] - at)[inside])
         open_pairs = ~(low >= best[plane] - tol) & domain.meets(lo, hi)[cell]
         still = np.unique(cell[open_pairs])
-        if examined + 2 * len(still) > max_cells:
+        if examined + 2 * len(still) > max_cells or pairs + 2 * open_pairs.sum() > PAIRS * max_cells:
             np.minimum.at(lowest, plane[open_pairs], low[open_pairs])
             break
         place = np.full(len(lo), -1)
