@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from landscape.convexity import report
-from landscape.envelope import envelope
-from landscape.grids import Grid
+from landscape.convexity.envelope import envelope
+from landscape.planes.grids import Grid
 from landscape.surfaces import Surface
 
 ROUNDS = 5

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import landscape as ls
-from landscape import evaluation, evaluators
-from landscape.cases import Case, problem_of
-from landscape.ceilings import arithmetic_peak
+from landscape import evaluation
+from landscape.bench.cases import Case, problem_of
+from landscape.bench.ceilings import arithmetic_peak
+from landscape.evaluation import sharded
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -59,8 +60,8 @@ def setting(case: Case, points: int) -> Setting:
 def ours(s: Setting, devices: int | None = None) -> Callable[[], np.ndarray]:
     """The package, as a user calls it (without the self-checks, which do not grow with the grid)."""
     used = tuple(jax.local_devices()[:devices])
-    settings = evaluators.Settings("highest", None, None, used, None, False, lambda: None)
-    return lambda: evaluators.problem_means(s.problem, s.plane, s.grid, [s.problem.loss], settings).values[0]
+    settings = sharded.Settings("highest", None, None, used, None, False, lambda: None)
+    return lambda: sharded.problem_means(s.problem, s.plane, s.grid, [s.problem.loss], settings).values[0]
 
 
 def point_by_point(s: Setting, some: np.ndarray) -> Callable[[], np.ndarray]:

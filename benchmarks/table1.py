@@ -70,13 +70,14 @@ def package(batch: int) -> float:
     """Microseconds a step of one network, all cores busy."""
     import jax
 
-    from landscape import blocks, datasets
+    from landscape import datasets
+    from landscape.training import shallow
 
     data = datasets.synthetic_teacher(jax.random.key(0), EXAMPLES, INPUTS)
-    protocol = blocks.Protocol(BATCHES[batch], batch, RATE)
+    protocol = shallow.Protocol(BATCHES[batch], batch, RATE)
     members = [(WIDTH, seed) for seed in range(SEEDS)]
     start = time.perf_counter()
-    blocks.train_networks(data, members, protocol, progress=False)
+    shallow.train_networks(data, members, protocol, progress=False)
     return (time.perf_counter() - start) / (BATCHES[batch] * SEEDS) * 1e6
 
 

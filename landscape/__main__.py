@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any
 
 import landscape
-from landscape import commands, runs, storage
+from landscape import runs
+from landscape.cli import commands
+from landscape.files import atomic
 
 DONE, FAILED, WRONG, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 WRONG_USE = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
@@ -33,7 +35,7 @@ def exit_code(action: Callable[[], object]) -> int:
         return end.code if isinstance(end.code, int) else DONE
     except KeyboardInterrupt:
         return complain("interrupted; the same command continues where it stopped.", INTERRUPTED)
-    except storage.Stopped:
+    except atomic.Stopped:
         return complain("stopped on request; the same command continues where it stopped.", STOPPED)
     except WRONG_USE as error:
         return complain(str(error), WRONG)

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import lanes, meshes, passes, storage, tracing
+from landscape.arrays import hardware
+from landscape.arrays.chunked import chunked_sum
+from landscape.compiler import flatten, gradient, staged
 from landscape.datasets import Dataset
+from landscape.files import atomic
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network, one_example
-from landscape.streaming import chunked_sum
 
 Params = Any
 
@@ -93,8 +95,8 @@ def fingerprint(problem: Problem, losses: Sequence[Loss]) -> str:
     x, y = (jax.ShapeDtypeStruct((1, *t.shape[1:]), t.dtype) for t in (problem.data.x, problem.data.y))
     network, params = problem.network, problem.shapes
     outputs = jax.eval_shape(network.apply, params, x)
-    computed = [tracing.program(network.apply, params, x), *(tracing.program(f, outputs, y) for f in losses)]
-    return storage.fingerprint(problem.data.fingerprint, repr(network), computed)
+    computed = [flatten.program(network.apply, params, x), *(flatten.program(f, outputs, y) for f in losses)]
+    return atomic.fingerprint(problem.data.fingerprint, repr(network), computed)
 
 
 def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
@@ -123,12 +125,12 @@ def weighted_risk(
 
     def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         x, y, weight = batch
-        return (weight * each(loss, meshes.summed(network.apply(params, x), axis), y)).sum()
+        return (weight * each(loss, hardware.summed(network.apply(params, x), axis), y)).sum()
 
     return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)
 
 
-def stage(network: MultiBranch, params: Params, example: Any, values_only: bool = False) -> list[lanes.Restriction]:
+def stage(network: MultiBranch, params: Params, example: Any, values_only: bool = False) -> list[staged.Restriction]:
     """Every kind of branch of a network, traced and staged once.
 
     Args:
@@ -140,7 +142,7 @@ def stage(network: MultiBranch, params: Params, example: Any, values_only: bool 
     found = []
     for branch, w in network.groups(params):
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), w)
-        found.append(lanes.trace(one_example(branch, one, example), one, example, values_only=values_only))
+        found.append(staged.trace(one_example(branch, one, example), one, example, values_only=values_only))
     return found
 
 
@@ -157,8 +159,8 @@ def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None
     restrictions = stage(network, params, jax.ShapeDtypeStruct(x.shape[:-1], x.dtype))
     pairs = zip(restrictions, network.groups(params), strict=True)
     chunk = network.branch_chunk or BRANCHES_AT_A_TIME
-    total = reduce(jnp.add, [passes.of_branches(restriction, chunk, w, x) for restriction, (_, w) in pairs])
-    return network.factor * meshes.summed(total, axis).T
+    total = reduce(jnp.add, [gradient.of_branches(restriction, chunk, w, x) for restriction, (_, w) in pairs])
+    return network.factor * hardware.summed(total, axis).T
 
 
 def minibatch_risk(

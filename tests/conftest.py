@@ -1,12 +1,15 @@
-"""Shared settings of the test suite: four CPU devices, no silent rank promotion, real data only where named."""
+"""Shared settings of the test suite: four CPU devices, no silent rank promotion, one seed, bounded memory, real data."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax
 import pytest
+import seeds
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -14,11 +17,8 @@ jax.devices()  # started here: commands run inside a test then find four devices
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the random search for unsound intervals runs, and where it begins."""
-    parser.addoption(
-        "--cases", type=int, default=200, help="random cases of tests/test_soundness.py (10000: overnight)"
-    )
-    parser.addoption("--seed", type=int, default=None, help="their seed; a fresh one where it is not given")
+    """How long the random search for unsound intervals runs."""
+    parser.addoption("--cases", type=int, default=200, help="random branches of test_soundness.py; 10000 take hours")
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +28,22 @@ def data_root() -> Path:
     if not root:
         pytest.skip("LANDSCAPE_DATA is unset: it names the folder with the real MNIST and CIFAR-10 files")
     return Path(root)
+
+
+PAGE, ROOM = os.sysconf("SC_PAGE_SIZE"), 1_300_000_000
+"""Bytes of this process above which compiled programs are let go."""
+
+
+@pytest.fixture(autouse=True)
+def let_compiled_programs_go() -> Iterator[None]:
+    """JAX keeps every program it has compiled: after a test that left too many, they are dropped."""
+    yield
+    memory = Path("/proc/self/statm")
+    if memory.exists() and int(memory.read_text().split()[1]) * PAGE > ROOM:
+        jax.clear_caches()
+        gc.collect()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how to draw the same random numbers again."""
+    terminalreporter.write_line(f"seed {seeds.SEED}: LANDSCAPE_SEED={seeds.SEED} pytest draws the same again")

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape.duality.assumption import enclosed_margins
-from landscape.duality.branch_and_bound import Cells, Kernels, batched, enclosed_regulariser, rescale
 from landscape.duality.branches import Ball, Domain, Regulariser
+from landscape.duality.certified.assumption import enclosed_margins
+from landscape.duality.certified.branch_and_bound import Cells, Kernels, batched, enclosed_regulariser, rescale
 from landscape.duality.risks import Sample, enclosed_loss, margin_loss
 
 EXAMPLES, CHUNK = 4, 128

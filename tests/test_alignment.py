@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from landscape import alignment, convexity, losses, trees
+from landscape import alignment, convexity, losses
+from landscape.arrays import trees
 from landscape.datasets import Dataset
 from landscape.networks import MultiBranch, Network, conv_branch, from_flax, mlp_branch, relu_branch
 from landscape.problem import Problem

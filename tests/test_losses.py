@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape import losses, trees
+from landscape import losses
+from landscape.arrays import trees
 
 BINARY = {"hinge": losses.hinge, "tau_hinge": losses.tau_hinge(tau=0.3), "logistic": losses.logistic}
 CLASSES = {name: losses.BY_NAME[name] for name in ("multiclass_hinge", "squared", "logistic")}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-REPOSITORY = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["tool"]["landscape"]["repository"]
+PROJECT = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
+REPOSITORY = PROJECT["tool"]["landscape"]["repository"]
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 nbclient = pytest.importorskip("nbclient", reason="the extra `notebook` is not installed")
@@ -35,9 +36,9 @@ def test_stripped_and_ready_for_colab(path):
         assert cell["execution_count"] is None
     badge, install, versions = source(cells(path, "markdown")[0]), *map(source, cells(path, "code")[:2])
     assert f"(https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{path.name})" in badge
-    assert f"github.com/{REPOSITORY}" in install
+    assert f'"{PROJECT["project"]["name"]} @ git+https://github.com/{REPOSITORY}' in install
     assert "%pip install -q" in install
-    assert not re.search(r"pip install.*(-U|--upgrade|jax)", install.replace(REPOSITORY, ""))
+    assert not re.search(r"pip install.*(-U|--upgrade|[\" ]jax\b)", install.replace(REPOSITORY, ""))
     for word in ("jax.devices()", "jax.__version__", "ls.__version__"):
         assert word in versions
 

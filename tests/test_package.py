@@ -17,6 +17,7 @@ import landscape
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NAME = PROJECT["project"]["name"]  # of the distribution; the package is `landscape`
 LARGEST = 200_000  # bytes of one file; a data set or a picture would be larger
 
 
@@ -34,7 +35,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def test_one_version() -> None:
-    assert PROJECT["project"]["version"] == landscape.__version__ == importlib.metadata.version("landscape")
+    assert PROJECT["project"]["version"] == landscape.__version__ == importlib.metadata.version(NAME)
     assert f"\nversion: {landscape.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
@@ -42,7 +43,7 @@ def test_groups_mirror_extras() -> None:
     extras, groups = PROJECT["project"]["optional-dependencies"], PROJECT["dependency-groups"]
     for name, group in groups.items():
         own = [entry for entry in group if isinstance(entry, str)]
-        included = [f"landscape[{entry['include-group']}]" for entry in group if isinstance(entry, dict)]
+        included = [f"{NAME}[{entry['include-group']}]" for entry in group if isinstance(entry, dict)]
         assert sorted(own + included) == sorted(extras[name]), name
 
 
@@ -57,7 +58,7 @@ def test_the_lock_has_all_that_is_needed_in_versions_that_are_allowed() -> None:
         found = re.fullmatch(r"([a-z0-9-]+)(?:\[\w+\])?(?:>=([\d.]+))?", requirement)
         assert found is not None, requirement
         name, bound = found.groups()
-        assert name == "landscape" or locked[name] >= numbers(bound), requirement
+        assert name == NAME or locked[name] >= numbers(bound), requirement
 
 
 def test_no_caps() -> None:
@@ -85,10 +86,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
-    assert wheel.name == f"landscape-{landscape.__version__}-py3-none-any.whl"
+    stem = f"{NAME.replace('-', '_')}-{landscape.__version__}"
+    assert wheel.name == f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
-    information = f"landscape-{landscape.__version__}.dist-info/"
+    information = f"{stem}.dist-info/"
     inside = {name for name in sizes if not name.startswith(information)}
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "landscape").rglob("*") if path.is_file()}
     assert inside == {name for name in package if "__pycache__" not in name}

@@ -7,7 +7,8 @@ import oracles
 import pytest
 
 import landscape as ls
-from landscape import networks, problem, trees
+from landscape import networks, problem
+from landscape.arrays import trees
 
 
 def case(outputs: int = 3, examples: int = 13):

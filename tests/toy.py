@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from landscape import commands, storage
 from landscape.__main__ import exit_code
+from landscape.cli import commands
+from landscape.files import atomic
 from landscape.runs import Run
 
 SMOKE = {"units": 3, "seconds": 0.0}
@@ -40,16 +41,16 @@ def run(config: Config, run: Run) -> None:
     """Unit k holds numbers that depend on the seed and on unit k - 1."""
     run.say("toy:", f"{config.units} units")
     run.plan("0.01 GiB")
-    key = storage.fingerprint(run.options.seed, config.units, config.values)
+    key = atomic.fingerprint(run.options.seed, config.units, config.values)
     last = np.zeros(config.values)
     with run.bar("add      k=1 …", config.units, "units") as bar:
         for k in range(config.units):
             path = run.file(f"unit-{k}.npz")
-            stored = storage.load_arrays(path, key)
+            stored = atomic.load_arrays(path, key)
             if stored is None:
                 time.sleep(config.seconds)
                 stored = {"values": last + np.random.default_rng([run.options.seed, k]).normal(size=config.values)}
-                storage.save_arrays(path, stored, key)
+                atomic.save_arrays(path, stored, key)
             last = stored["values"]
             bar.note(f"sum {last.sum():.3f}")
             bar.update()

@@ -18,11 +18,11 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import LinearConstraint, linprog, milp
 
-from landscape import trees
-from landscape.duality.branch_and_bound import make_kernels
+from landscape.arrays import trees
 from landscape.duality.branches import Branch, Domain, as_function, checked_domain, lattice, regulariser
-from landscape.duality.envelopes import tilted_minima
-from landscape.duality.frontiers import Interval
+from landscape.duality.certified.branch_and_bound import make_kernels
+from landscape.duality.certified.envelopes import tilted_minima
+from landscape.duality.certified.frontiers import Interval
 from landscape.duality.risks import Sample, sample
 from landscape.networks import Network
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from landscape import trees
-from landscape.duality import splitting
-from landscape.duality.linear_problem import (
+from landscape.arrays import trees
+from landscape.duality.linear import splitting
+from landscape.duality.linear.problem import (
     DeepLinear,
     dual_value,
     objective,

@@ -16,9 +16,9 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from landscape import trees
+from landscape.arrays import trees
 from landscape.duality.branches import as_function, regulariser
-from landscape.duality.frontiers import Frontier
+from landscape.duality.certified.frontiers import Frontier
 from landscape.duality.multi_branch import duality_gap
 from landscape.duality.risks import margin_loss, sample
 from landscape.networks import Network

@@ -8,13 +8,14 @@ import jax
 import numpy as np
 
 from landscape.datasets import Dataset, synthetic_teacher
-from landscape.duality import arrangement, convexification, estimates
-from landscape.duality.assumption import check_tau, smallest_tau
+from landscape.duality import convexification, estimates
 from landscape.duality.branches import chain, unit
-from landscape.duality.closed_forms import closed_form
-from landscape.duality.frontiers import Frontier, Interval
+from landscape.duality.certified import arrangement
+from landscape.duality.certified.assumption import check_tau, smallest_tau
+from landscape.duality.certified.closed_forms import closed_form
+from landscape.duality.certified.frontiers import Frontier, Interval
+from landscape.duality.certified.plane_branch import plane_delta
 from landscape.duality.multi_branch import divergence, duality_gap, frontier
-from landscape.duality.plane_branch import plane_delta
 from landscape.networks import relu_branch
 
 COPIES = (1, 2, 3, 10)

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from landscape.duality.branch_frontier import frontier
 from landscape.duality.branches import Ball, Box, Product, Regulariser, chain, unit
-from landscape.duality.divergence import Divergence, divergence
-from landscape.duality.frontiers import EPSILON, Frontier, Interval, lower_hull
-from landscape.duality.min_plus import share
+from landscape.duality.certified.branch_frontier import frontier
+from landscape.duality.certified.divergence import Divergence, divergence
+from landscape.duality.certified.frontiers import EPSILON, Frontier, Interval, lower_hull
+from landscape.duality.certified.min_plus import share
 from landscape.duality.risks import Quadrature, circle, sphere
 
 __all__ = [

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape.duality.branches import Branch
-from landscape.duality.interval_rules import Bounds
-from landscape.duality.intervals import Enclosure, bounds, enclose
+from landscape.duality.certified.interval_rules import Bounds
+from landscape.duality.certified.intervals import Enclosure, bounds, enclose
 
 
 class Quadrature(NamedTuple):

@@ -83,7 +83,7 @@ def run(config: Config, run: Run) -> None:
     """Train, evaluate and measure the networks of every width."""
     import jax
 
-    from landscape import study
+    from landscape.paper import study
 
     data = ls.datasets.synthetic_teacher(jax.random.key(config.teacher))
     run.data(data)
@@ -112,6 +112,6 @@ def network(branches: int) -> Any:
 
 def draw(path: Path) -> None:
     """The row of surfaces over I with its measures, and the report."""
-    from landscape import study
+    from landscape.paper import study
 
     study.draw(path, "Figure 1: one hidden layer on synthetic data")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from landscape.files.tables import text_table
+
 if TYPE_CHECKING:
     from landscape.runs import Run
 
@@ -62,40 +64,37 @@ def run(config: Config, run: "Run") -> None:
 
 def draw(path: Path) -> None:
     """figure.png and figure.pdf: the panels in 2-D and 3-D, and the distances beside the bounds."""
-    from landscape import storage
+    from landscape.files import atomic
     from landscape.plots import shapley_folkman, style
 
     measures = json.loads((path / "measures.json").read_text())
-    arrays = storage.load_arrays(path / "boundaries.npz", json.dumps(measures["config"]))
+    arrays = atomic.load_arrays(path / "boundaries.npz", json.dumps(measures["config"]))
     if arrays is None:
         raise ValueError(f"{path / 'boundaries.npz'} is missing.\n  Run the command again.")
     config = measures["config"]
     fig = shapley_folkman.averages(config["p"], config["copies"], arrays, measures["distance"])
-    for suffix in ("png", "pdf"):
-        style.save(fig, path / f"figure.{suffix}")
+    style.save(fig, path / "figure")
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """Intervals for ρ(I) and the bounds, both dimensions side by side."""
-    lines = [
-        f"{'':>6}   {'2-D: interval':>19} {'proved':>9} {'R bound':>9} {'r bound':>9} {'area lost':>9}"
-        f"   {'3-D: interval':>19} {'R bound':>9} {'r bound':>9}"
+    head = ["I", "2-D: interval", "proved", "R bound", "r bound", "area lost", "3-D: interval", "R bound", "r bound"]
+    cells = [
+        [
+            *(flat["copies"], _interval(flat), "–" if flat["exact"] is None else f"{flat['exact']:.6f}"),
+            *(*_bounds(flat), f"{flat['area_deficit']:.6f}", _interval(space), *_bounds(space)),
+        ]
+        for flat, space in zip(rows["2"], rows["3"], strict=True)
     ]
-    for flat, space in zip(rows["2"], rows["3"], strict=True):
-        proved = "–" if flat["exact"] is None else f"{flat['exact']:.6f}"
-        lines.append(
-            f"{flat['copies']:>6}   {_interval(flat)} {proved:>9} {_bounds(flat)} {flat['area_deficit']:9.6f}"
-            f"   {_interval(space)} {_bounds(space)}"
-        )
-    return "\n".join(lines)
+    return "\n".join(text_table([head, *cells]))
 
 
 def _interval(row: dict[str, Any]) -> str:
-    return f"{row['lo']:8.6f} … {row['hi']:8.6f}"
+    return f"{row['lo']:.6f} … {row['hi']:.6f}"
 
 
-def _bounds(row: dict[str, Any]) -> str:
-    return f"{row['circumradius_bound']:9.6f} {row['inner_radius_bound']:9.6f}"
+def _bounds(row: dict[str, Any]) -> list[str]:
+    return [f"{row[key]:.6f}" for key in ("circumradius_bound", "inner_radius_bound")]
 
 
 def _words(numbers: tuple[int, ...]) -> str:
@@ -104,8 +103,8 @@ def _words(numbers: tuple[int, ...]) -> str:
 
 def _trace(config: Config, run: "Run") -> None:
     """boundaries.npz: for every I the curve in the plane, and the octant's radii along a mesh of directions."""
-    from landscape import storage
     from landscape.duality.shapley_folkman import averaged_ball
+    from landscape.files import atomic
 
     arrays: dict[str, Any] = {"directions": directions(config.mesh)}
     for copies in config.copies:
@@ -113,7 +112,7 @@ def _trace(config: Config, run: "Run") -> None:
         arrays[f"curve-{copies}"] = [x, averaged_ball(config.p, 2, copies).boundary(x)]
         arrays[f"radius-{copies}"] = radii(averaged_ball(config.p, 3, copies), arrays["directions"])
         run.check_stop()
-    storage.save_arrays(run.file("boundaries.npz"), arrays, json.dumps(dataclasses.asdict(config)))
+    atomic.save_arrays(run.file("boundaries.npz"), arrays, json.dumps(dataclasses.asdict(config)))
 
 
 def curve_abscissae(copies: int, p: float) -> Any:

@@ -97,7 +97,7 @@ def images(config: Config, run: Run) -> "tuple[ls.Dataset, ls.Dataset | None]":
 
 def run(config: Config, run: Run) -> None:
     """Train, evaluate and measure the networks of every number of branches."""
-    from landscape import study
+    from landscape.paper import study
 
     data, test = images(config, run)
     run.data(data)
@@ -130,6 +130,6 @@ def multi_branch(inputs: int, hidden: tuple[int, ...], branches: int) -> Any:
 
 def draw(path: Path) -> None:
     """The row of surfaces over I with its measures, and the report."""
-    from landscape import study
+    from landscape.paper import study
 
     study.draw(path, "Figure 4: multi-branch networks on images")

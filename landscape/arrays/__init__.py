@@ -1,0 +1,1 @@
+"""Arrays and where they lie: pytrees as vectors, sums in chunks, devices."""

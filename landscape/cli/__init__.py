@@ -1,0 +1,1 @@
+"""The command line: its commands, its options, sweeps over configurations."""

@@ -1,0 +1,288 @@
+"""Numbers for "less non-convex": how far a sampled surface is from a convex one, over its range and in loss units.
+
+Every measure is 0 on convex samples (one minimum), on any grid. Those over the range depend on the plot's extent, so
+they are also given in units of the loss and on the triangle of the solutions. Second differences along the two axes
+are blind to a pure product a·b, and one plane never shows all of a risk.
+
+Stated behaviour: cells that are not finite are unknown, and nothing is counted that only they could hide; differences
+up to 2e-6 of the largest value (1e-12 where the values do not fit float32) are rounding and count as 0, so a constant
+or flat surface measures 0 with one minimum; a 2 x 2 grid has no interior and measures 0.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import minimum_spanning_tree
+
+from landscape.arrays import trees
+from landscape.convexity.envelope import (
+    Envelope,
+    Samples,
+    between,
+    clean,
+    envelope,
+    interpolate,
+    rounding,
+    spans,
+    within,
+)
+from landscape.evaluation import profiles
+from landscape.problem import Problem
+
+if TYPE_CHECKING:
+    from landscape.surfaces import Surface
+
+MIDPOINT_PAIRS = 4096
+
+
+class Report(NamedTuple):
+    """How non-convex a surface is; 0 (one minimum) on convex samples.
+
+    Attributes:
+        env_max: Largest distance to the lower convex envelope, over the range.
+        env_mean: Its mean over the area (trapezoid rule), over the range.
+        midpoint_mean: Mean of [f((p+q)/2) − (f(p)+f(q))/2]₊ over random pairs of points, over the range.
+        curvature_negative_share: Negative mass of the second differences along both axes over their total mass.
+        minima: Minima whose sublevel persistence exceeds the threshold times the range [Edelsbrunner10, VII.1].
+        persistence: Sum of the persistences of these minima but the lowest, over the range.
+        barriers: [edges] For each pair of solutions, max over the segment of loss minus linear interpolation, in loss
+            units; nan where a segment leaves the finite samples. Pairs in the order (0, 1), (0, 2), (1, 2).
+        range: Largest minus smallest value, in loss units.
+        env_max_loss: `env_max` in loss units.
+        env_mean_loss: `env_mean` in loss units.
+        midpoint_mean_loss: `midpoint_mean` in loss units.
+        persistence_loss: `persistence` in loss units.
+        triangle: The same on the grid points of the triangle of the solutions; None without three solutions, or where
+            fewer than three grid points that are not on one line lie inside.
+    """
+
+    env_max: float
+    env_mean: float
+    midpoint_mean: float
+    curvature_negative_share: float
+    minima: int
+    persistence: float
+    barriers: np.ndarray
+    range: float
+    env_max_loss: float
+    env_mean_loss: float
+    midpoint_mean_loss: float
+    persistence_loss: float
+    triangle: "Report | None" = None
+
+    def __repr__(self) -> str:
+        barriers = " ".join(f"{b:.3g}" for b in self.barriers)
+        return (
+            f"Report(env_max={self.env_max:.3g} [{self.env_max_loss:.3g} in loss units], env_mean={self.env_mean:.3g}, "
+            f"midpoint_mean={self.midpoint_mean:.3g}, curvature_negative_share={self.curvature_negative_share:.3g}, "
+            f"minima={self.minima}, persistence={self.persistence:.3g}, barriers=[{barriers}])"
+        )
+
+
+def report(
+    surface: "Surface", *, layer: str | None = None, barriers: np.ndarray | None = None, threshold: float = 1e-3
+) -> Report:
+    """Measure a surface, over its range, in loss units, and on the triangle of its solutions.
+
+    Args:
+        surface: Grid and risk suffice; barriers and triangle need its anchors.
+        layer: A further quantity of the surface to measure instead of its risk, for example the test risk.
+        barriers: [edges] Barriers along the edges computed exactly by `barriers`; else interpolated from the samples.
+        threshold: Share of the range that a minimum's persistence must exceed.
+
+    Raises:
+        ValueError: The samples do not fit the grid, or fewer than three finite ones that are not on one line exist.
+
+    >>> from landscape.surfaces import Grid, Surface
+    >>> a, b = np.linspace(-1, 1, 41), np.linspace(-1, 1, 31)
+    >>> saddle = report(Surface(Grid(a, b), a[:, None] ** 2 - b[None] ** 2))
+    >>> round(saddle.env_max, 9), round(saddle.env_mean, 2), round(saddle.curvature_negative_share, 2), saddle.minima
+    (0.5, 0.33, 0.5, 2)
+    """
+    whole = _samples(surface, surface.risk if layer is None else surface.layers[layer])
+    anchors = np.asarray(surface.anchors, float).reshape(-1, 2)
+    if not spans(whole):
+        raise ValueError(
+            f"A surface needs at least three finite samples that are not on one line; {np.isfinite(whole.f).sum()} of "
+            f"{whole.f.size} are finite here.\n  Evaluate it on a smaller extent, or find out where the loss overflows."
+        )
+    hull = envelope(whole.a, whole.b, whole.f)
+    if barriers is None:
+        barriers = np.array([_interpolated_barrier(whole, hull, *ends) for ends in combinations(anchors, 2)])
+    edges = np.asarray(barriers, float)
+    inside = within(whole, anchors) if len(anchors) == 3 else None
+    part = None
+    if inside is not None and spans(inside):
+        part = _measure(inside, envelope(inside.a, inside.b, inside.f), threshold, edges, None)
+    return _measure(whole, hull, threshold, edges, part)
+
+
+def numbers(measured: Report) -> dict[str, float]:
+    """A report as one flat dictionary; `barrier` is the largest of the edges', the triangle's names start with it."""
+    flat = {name: float(value) for name, value in measured._asdict().items() if name not in ("barriers", "triangle")}
+    flat["barrier"] = float(np.max(measured.barriers)) if len(measured.barriers) else float("nan")
+    if measured.triangle is None:
+        return flat
+    inner = numbers(measured.triangle)
+    return flat | {f"triangle_{name}": value for name, value in inner.items() if name != "barrier"}
+
+
+def barriers(problem: Any, solutions: Iterable[Any], *, points: int = 51) -> Any:
+    """max_t R(w_t) − (1−t) R(w_0) − t R(w_1) along the segment between every two solutions, evaluated exactly.
+
+    Args:
+        problem: A Problem, or any pure function risk(params) -> scalar or dict of scalars (train and test, say).
+        solutions: Parameters; M of them have M(M−1)/2 edges, in the order (0, 1), (0, 2) … (1, 2) ….
+        points: Points on each segment, ends included.
+
+    Returns:
+        [edges] in loss units, or a dict of them.
+    """
+    pairs = list(combinations(list(solutions), 2))
+    if not pairs:
+        raise ValueError("A barrier lies between two solutions; fewer were given.")
+    return edge_barriers(problem, pairs, points=points)
+
+
+def edge_barriers(problem: Any, edges: Sequence[tuple[Any, Any]], *, points: int = 51) -> Any:
+    """`barriers` along given edges, pairs (start, end) of parameters, all of them in one compiled computation.
+
+    Raises:
+        ValueError: Fewer than three points, which leave nothing between the ends.
+    """
+    if points < 3:
+        raise ValueError(f"An edge needs at least 3 points, its ends included; got {points}.")
+    if isinstance(problem, Problem):
+        return np.array([_excess(line) for line in profiles(problem, edges, points=points)])
+    start, end = (trees.stack(side) for side in zip(*edges, strict=True))
+    values = _along(problem, start, end, jnp.linspace(0, 1, points))
+    return jax.tree.map(lambda v: np.array([_excess(np.asarray(line)) for line in v]), values)
+
+
+@partial(jax.jit, static_argnums=0)
+def _along(risk: Any, start: Any, end: Any, t: jax.Array) -> Any:
+    def edge(ends: tuple[Any, Any]) -> Any:
+        step = trees.subtract(ends[1], ends[0])
+        return lax.map(lambda s: risk(trees.axpy(s, step, ends[0])), t)
+
+    return lax.map(edge, (start, end))
+
+
+def _excess(values: np.ndarray) -> float:
+    values = values.astype(float) if values.dtype == np.float64 else values.astype(np.float32).astype(float)
+    above = values - np.linspace(values[0], values[-1], len(values))
+    return clean(above.max(), rounding(values)) if np.isfinite(values).all() else float("nan")
+
+
+def _samples(surface: "Surface", values: Any) -> Samples:
+    a, b = (np.asarray(side, float) for side in surface.grid)
+    f = np.array(values, float)
+    if f.shape != (len(a), len(b)) or min(f.shape) < 2:
+        raise ValueError(f"Samples must be [A, B], at least 2 x 2, for a grid of {len(a)} x {len(b)}; got {f.shape}.")
+    if min(np.diff(a).min(), np.diff(b).min()) <= 0:
+        raise ValueError("The grid's coordinates must increase strictly.\n  Sort a and b, and risk with them.")
+    f[~np.isfinite(f)] = np.nan
+    return Samples(a, b, f, rounding(f))
+
+
+def _measure(samples: Samples, hull: Envelope, threshold: float, edges: np.ndarray, triangle: Report | None) -> Report:
+    floor, spread = samples.resolution, float(np.nanmax(samples.f) - np.nanmin(samples.f))
+    if spread <= floor:
+        return Report(0.0, 0.0, 0.0, 0.0, 1, 0.0, edges, spread, 0.0, 0.0, 0.0, 0.0, triangle)
+    gap = clean(hull.gap, floor)
+    weights = samples.weights
+    lost = _persistences(samples, hull)
+    lost = lost[lost > max(threshold * spread, floor)]
+    midpoint, share = _midpoint_mean(samples, hull), _curvature_negative_share(samples)
+    in_loss = float(gap.max()), float((gap * weights).sum() / weights.sum()), midpoint, float(lost.sum())
+    env_max, env_mean, midpoint_mean, persistence = (value / spread for value in in_loss)
+    return Report(
+        env_max, env_mean, midpoint_mean, share, 1 + len(lost), persistence, edges, spread, *in_loss, triangle=triangle
+    )
+
+
+def _interpolated_barrier(samples: Samples, hull: Envelope, p: np.ndarray, q: np.ndarray) -> float:
+    t = np.linspace(0, 1, 4 * max(samples.f.shape) + 1)[:, None]
+    values = between(samples, hull, (1 - t) * p[None] + t * q[None])
+    if not np.isfinite(values).all():
+        return float("nan")
+    return float(clean((values - (1 - t[:, 0]) * values[0] - t[:, 0] * values[-1]).max(), samples.resolution))
+
+
+def _midpoint_mean(samples: Samples, hull: Envelope) -> float:
+    rng = np.random.default_rng(0)
+    share = samples.weights.ravel() / samples.weights.sum()
+    p, q = rng.choice(share.size, (2, MIDPOINT_PAIRS), p=share)
+    middle = between(samples, hull, (samples.nodes[p] + samples.nodes[q]) / 2)
+    violation = middle - (samples.f.ravel()[p] + samples.f.ravel()[q]) / 2
+    known = violation[np.isfinite(violation)]
+    return float(clean(known, samples.resolution).mean()) if len(known) else 0.0
+
+
+def _curvature_negative_share(samples: Samples) -> float:
+    negative = total = 0.0
+    for f, x, y in ((samples.f, samples.a, samples.b), (samples.f.T, samples.b, samples.a)):
+        inverse = 1 / np.diff(x)[:, None]
+        bend = np.diff(np.diff(f, axis=0) * inverse, axis=0)
+        bend = np.where(np.abs(bend) > samples.resolution * (inverse[1:] + inverse[:-1]), bend, 0.0)
+        mass = bend * np.convolve(np.diff(y), [0.5, 0.5])[None]
+        negative, total = negative - mass[mass < 0].sum(), total + np.abs(mass).sum()
+    return float(negative / total) if total > 0 else 0.0
+
+
+def _persistences(samples: Samples, hull: Envelope) -> np.ndarray:
+    """Persistences of the sublevel sets' components that end by merging with an older one.
+
+    Neighbours are the 8 around a point and the ends of the envelope's edges, so that a narrow slanted valley of a
+    convex surface is one minimum, as it must be, however coarse the grid.
+    """
+    f = samples.f.ravel()
+    ends, levels = _links(samples, hull)
+    order = np.argsort(levels, kind="stable")
+    ranks = np.empty(len(order))
+    ranks[order] = np.arange(1, len(order) + 1)
+    graph = csr_matrix((ranks, (ends[:, 0], ends[:, 1])), shape=(f.size, f.size))
+    used = order[np.sort(minimum_spanning_tree(graph).data).astype(int) - 1]
+    return np.array(_merge(f.tolist(), ends[used].tolist(), levels[used].tolist()))
+
+
+def _merge(f: list[float], links: list[list[int]], levels: list[float]) -> list[float]:
+    """Union–find by the elder rule: where two components meet, the one with the higher minimum ends."""
+    parent, lost = list(range(len(f))), []
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    for (i, j), level in zip(links, levels, strict=True):
+        old, young = sorted((root(i), root(j)), key=f.__getitem__)
+        parent[young] = old
+        lost.append(level - f[young])
+    return lost
+
+
+def _links(samples: Samples, hull: Envelope) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of neighbours [L, 2] and the level at which each joins: the highest value on the way."""
+    index = np.arange(samples.f.size).reshape(samples.f.shape)
+    pairs = [(index[1:], index[:-1]), (index[:, 1:], index[:, :-1]), (index[1:, 1:], index[:-1, :-1])]
+    pairs.append((index[1:, :-1], index[:-1, 1:]))
+    near = np.concatenate([np.stack([p.ravel(), q.ravel()], 1) for p, q in pairs])
+    f = samples.f.ravel()
+    steps = np.abs(np.diff(np.stack(np.unravel_index(hull.edges, samples.f.shape)), axis=2)[..., 0]).max(0)
+    far, counts = hull.edges[steps > 1], 2 * steps[steps > 1] + 1
+    starts = np.cumsum(counts) - counts
+    edge = np.repeat(np.arange(len(far)), counts)
+    t = ((np.arange(len(edge)) - starts[edge]) / (counts[edge] - 1))[:, None]
+    gaps = interpolate(samples, hull.gap, (1 - t) * samples.nodes[far[edge, 0]] + t * samples.nodes[far[edge, 1]])
+    height = (1 - t[:, 0]) * f[far[edge, 0]] + t[:, 0] * f[far[edge, 1]] + np.nan_to_num(gaps)
+    level = np.concatenate([f[near].max(1), np.maximum.reduceat(height, starts) if len(far) else height])
+    known = np.isfinite(level)
+    return np.concatenate([near, far])[known], level[known]

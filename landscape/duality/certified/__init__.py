@@ -1,0 +1,1 @@
+"""Bounds that always hold: interval arithmetic, branch and bound, frontiers, the divergence Δ."""

@@ -1,0 +1,135 @@
+"""Assumption 1, τ > y f(w; x) for all w ∈ W_1 × … × W_I: the smallest admissible τ, certified."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from landscape.arrays import trees
+from landscape.duality.branches import Branch, Domain, as_function, checked_domain
+from landscape.duality.certified.branch_and_bound import batched
+from landscape.duality.certified.envelopes import halved
+from landscape.duality.certified.frontiers import Interval
+from landscape.duality.certified.interval_rules import Bounds
+from landscape.duality.certified.intervals import Enclosure, bounds, halves
+from landscape.duality.risks import Sample, sample
+from landscape.networks import Network
+
+CELLS = 200_000
+"""Cells examined before the precision is given up."""
+
+
+class Margins(NamedTuple):
+    """sup over W of y_n f(w; x_n) for every example: certified bounds, [N] each."""
+
+    lo: np.ndarray
+    hi: np.ndarray
+
+
+def smallest_tau(
+    branches: Sequence[tuple[Branch | Network, Domain | tuple[Any, Any], int]], data: Any, *, tol: float = 1e-3
+) -> Interval:
+    """The smallest τ that Assumption 1 admits, max_n (1/I) Σ_i sup over W_i of y_n f_i(w; x_n).
+
+    Assumption 1 holds for every τ above the interval and fails for every τ below it.
+
+    Args:
+        branches: (branch, W, number of branches) for each kind.
+        data: The data; for a quadrature its patches' boxes.
+        tol: Wanted precision.
+
+    Raises:
+        ValueError: W not compact, data or branch not finite, or an operation without an interval rule.
+    """
+    total = sum(count for _, _, count in branches)
+    if total < 1:
+        raise ValueError("There must be at least one branch.")
+    found = [(margins(branch, domain, data, tol=tol), count) for branch, domain, count in branches]
+    low, high = (sum(count * getattr(m, end) for m, count in found) / total for end in ("lo", "hi"))
+    return Interval(float(np.max(low)), float(np.max(high)))
+
+
+def check_tau(tau: float, smallest: Interval) -> None:
+    """Refuse a τ for which Assumption 1 fails, or is not known to hold.
+
+    Raises:
+        ValueError: τ is not above the smallest admissible one.
+    """
+    if tau > smallest.hi:
+        return
+    verdict = "fails" if tau <= smallest.lo else "could not be verified"
+    raise ValueError(
+        f"Assumption 1 {verdict} for τ = {tau:.6g}: the smallest admissible τ lies in {smallest}.\n"
+        "  Choose a larger τ, or measure the true hinge with convexification.convexification_gap."
+    )
+
+
+def margins(branch: Branch | Network, domain: Domain | tuple[Any, Any], data: Any, *, tol: float = 1e-3) -> Margins:
+    """sup over W of y_n f(w; x_n) for every example, by interval branch and bound."""
+    with trees.float64():
+        checked, examples = checked_domain(domain), sample(data)
+        size = len(checked.lo)
+        f = as_function(branch, size, jnp.asarray(examples.x[0]))
+        points, cells = _kernels(f, examples)
+        best = np.full(len(examples.y), -np.inf)
+        highest = best.copy()
+        lo, hi = checked.lo[None], checked.hi[None]
+        examined = 0
+        while len(lo):
+            examined += len(lo)
+            centres = checked.project((lo + hi) / 2)
+            corners = checked.project(np.where(np.arange(2)[:, None, None] == 0, lo, hi).reshape(-1, size))
+            best = np.maximum(best, _finite(points, np.concatenate([centres, corners])).max(0))
+            high, slopes = cells(lo, hi)
+            open_cells = ~(high <= best + tol).all(1) & checked.meets(lo, hi)
+            still = np.flatnonzero(open_cells)
+            if examined + 2 * len(still) > CELLS:
+                highest = np.maximum(highest, high[still].max(0))
+                break
+            lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], slopes), checked)
+        return Margins(best - 1e-12 * (1 + np.abs(best)), np.maximum(highest, best + tol))
+
+
+def _finite(points: Any, w: np.ndarray) -> np.ndarray:
+    """y f at points of W, [C, N]."""
+    found = points(w)
+    bad = np.flatnonzero(~np.isfinite(found).all(1))
+    if len(bad):
+        raise ValueError(
+            f"The branch's output is not finite at w = {w[bad[0]]}, which lies in W.\n"
+            "  Assumption 1 needs a branch that is bounded on all of W."
+        )
+    return found
+
+
+def enclosed_margins(f: Branch, data: Sample) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
+    """y f at a point w [p] -> [N]; upper bounds of y f on a cell (lo, hi) -> [N], and slopes for splitting it."""
+    x, y = jnp.asarray(data.x), jnp.asarray(data.y)
+    boxes = Bounds(x, x) if data.boxes is None else Bounds(*map(jnp.asarray, data.boxes))
+
+    def margin(w: jax.Array, inputs: jax.Array) -> jax.Array:
+        return y * jax.vmap(f, (None, 0))(w, inputs)
+
+    def upper(lo: jax.Array, hi: jax.Array) -> tuple[jax.Array, Enclosure]:
+        centre, half = halves(lo, hi)
+        both = jax.jacfwd(lambda w, inputs: (margin(w, inputs),) * 2, has_aux=True)
+        ends = jnp.stack([lo, centre]), jnp.stack([hi, centre])
+        slope, value = jax.vmap(lambda a, b: bounds(both, Bounds(a, b), boxes))(*ends)
+        steep = jnp.maximum(jnp.abs(slope.lo[0]), jnp.abs(slope.hi[0]))
+        far = jnp.sum(steep * half[None], 1)  # nan where 0·inf: the natural bound then
+        middle = value.hi[1]
+        high = jnp.fmin(value.hi[0], middle + far + 1e-15 * (jnp.abs(middle) + len(lo) * far))
+        spread = jnp.max(slope.hi[0] - slope.lo[0], 0)
+        none = jnp.zeros(())
+        return high, Enclosure(none, none, none, none, -spread, spread)
+
+    return (lambda w: margin(w, x)), upper
+
+
+def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
+    """`enclosed_margins` compiled, for points [C, p] and cells [C, p] each."""
+    chunk = int(np.clip(2**20 // (8 * len(data.y)), 8, 4096))
+    points, cells = (jax.jit(jax.vmap(kernel)) for kernel in enclosed_margins(f, data))
+    return (lambda w: batched(points, chunk, w)), (lambda lo, hi: batched(cells, chunk, lo, hi))

@@ -1,0 +1,102 @@
+"""What `landscape explore` measures beside the surface: edges with barriers, curvature in the plane, Hessians."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from landscape import evaluation
+from landscape.arrays import trees
+from landscape.evaluation import curvature
+from landscape.explore.inputs import Given
+from landscape.planes import Plane, spectrum
+from landscape.problem import Problem
+from landscape.runs import Run
+from landscape.surfaces import Surface
+
+Params = Any
+Keep = Callable[..., dict[str, np.ndarray]]
+ON_AN_EDGE = 51
+"""Points on the line between two solutions."""
+LANCZOS, SIGNS, PROBES, NODES = 100, 32, 4, 40
+"""Most steps for the extreme eigenvalues; probes of the trace; probes and steps of the density."""
+PRODUCTS = LANCZOS + SIGNS + PROBES * NODES
+"""Products with the Hessian at one solution."""
+
+
+def edges(to: Given, solutions: Sequence[Params], prefix: str, keep: Keep, *, first: int = 0) -> dict[str, np.ndarray]:
+    """The loss along the lines between solutions numbered from first + 1, on training and test data, by name."""
+    found: dict[str, np.ndarray] = {}
+    profiles = {name: _profile(risk) for name, risk in {"": to.risk, "test ": to.test}.items() if risk}
+    pairs = [(k, i) for i in range(len(solutions)) for k in range(i)]
+    for name, profile in profiles.items():
+        for k, i in pairs:
+            ends = solutions[k], solutions[i]
+            edge = f"{prefix}{name}{first + k + 1} – {first + i + 1}"
+            file = f"edge-{edge}".replace(" – ", "-").replace(" ", "-")
+            kept = keep(file, ends, lambda profile=profile, ends=ends: {"line": profile(*ends)})
+            found[edge] = kept["line"]
+    return found
+
+
+def _profile(risk: Any) -> Callable[[Params, Params], Any]:
+    """The risk along a line, for every pair of ends; a function is compiled once for all of them."""
+    if isinstance(risk, Problem):
+        return lambda start, end: evaluation.profile(risk, start, end, points=ON_AN_EDGE)
+    of, _ = spectrum.objective(risk)
+
+    @jax.jit
+    def line(start: Params, end: Params) -> jax.Array:
+        step = trees.subtract(end, start)
+        return lax.map(lambda t: of(None, trees.axpy(t, step, start)), jnp.linspace(0, 1, ON_AN_EDGE))
+
+    return line
+
+
+def barrier(line: np.ndarray) -> float:
+    """The largest height of a profile over the straight line between its ends, loss units."""
+    return float(np.max(line - np.linspace(line[0], line[-1], len(line))))
+
+
+def bent(to: Given, plane: Plane, surface: Surface, run: Run) -> Surface:
+    """The surface with slopes and curvatures as further layers."""
+    with run.bar("curvature", surface.risk.size, "points") as bar:
+        found = curvature.in_plane(
+            to.risk, plane, surface.grid, directory=run.path, progress=bar, check_stop=run.check_stop
+        )
+    words = found.reason or f"second derivatives explain {1 - found.unseen:.0%} of how the slope changes"
+    run.say("note" if found.reason else "check", words)
+    layers = {**surface.layers, **found.layers()}
+    about = {**surface.metadata, "curvature": found.reason or "shown", "unseen": found.unseen}
+    return Surface(surface.grid, surface.risk, surface.anchors, surface.anchor_risk, layers, about)
+
+
+def spectra(
+    to: Given, solutions: Sequence[Params], key: jax.Array, run: Run, keep: Keep
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Extreme eigenvalues, trace and density of the Hessian at each solution: arrays to draw, records to print."""
+    found, records = {}, []
+    for k, w in enumerate(solutions, 1):
+        keys = jax.random.split(jax.random.fold_in(key, k), 3)
+        ends = keep(f"eigenvalues-{k}", w, lambda w=w, keys=keys: _ends(to.risk, w, keys[0]))["values"]
+        trace = keep(
+            f"trace-{k}", w, lambda w=w, keys=keys: spectrum.trace(to.risk, w, keys[1], probes=SIGNS)._asdict()
+        )
+        density = keep(
+            f"density-{k}",
+            w,
+            lambda w=w, keys=keys: spectrum.density(to.risk, w, keys[2], probes=PROBES, steps=NODES)._asdict(),
+        )
+        found |= {f"nodes {k}": density["nodes"], f"weights {k}": density["weights"]}
+        mean, error = float(trace["mean"]), float(trace["error"])
+        records.append({"largest": ends[:2].tolist(), "smallest": float(ends[2]), "trace": mean, "trace_error": error})
+        run.say("hessian", f"solution {k}: {ends[2]:.3g} … {ends[0]:.3g}, trace {mean:.3g} ± {error:.2g}")
+    return found, records
+
+
+def _ends(risk: Any, w: Params, key: jax.Array) -> dict[str, np.ndarray]:
+    found = spectrum.eigenpairs(risk, w, key, largest=2, smallest=1, tolerance=1e-4, steps=LANCZOS)
+    return {"values": found.values}

@@ -1,0 +1,305 @@
+"""The work of `landscape explore`: solutions, plane, surface with its layers, and what is measured beside it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from landscape import alignment, evaluation, planes, report, surfaces
+from landscape.arrays import trees
+from landscape.compiler.flatten import program
+from landscape.evaluation import pointwise
+from landscape.explore import inputs, measures, view
+from landscape.explore.inputs import Given
+from landscape.files import atomic
+from landscape.planes import Plane
+from landscape.runs import Run, estimate
+from landscape.surfaces import Surface
+from landscape.training import train
+
+Params = Any
+AGREES = 1e-4
+"""Largest relative difference between the surface at a solution and a direct evaluation."""
+FEW = 64
+"""Examples on which the loss is called twice before anything long starts."""
+RADIUS_POINTS = 100
+"""Evaluations to choose the extent of a plane through one solution, about."""
+
+
+class Found(NamedTuple):
+    """Solutions with their names, and trajectories."""
+
+    solutions: list[Params]
+    names: list[str]
+    paths: dict[str, list[Params]]
+
+
+class View(NamedTuple):
+    """Which of the solutions are shown together, and whether aligned.
+
+    Attributes:
+        triple: Which triple, from 0.
+        part: Its solutions among all.
+        aligned: Whether the branches of the others are aligned to the first's.
+    """
+
+    triple: int
+    part: slice
+    aligned: bool
+
+    @property
+    def prefix(self) -> str:
+        """A word for names."""
+        return "aligned " if self.aligned else ""
+
+
+def _views(config: Any, solutions: Sequence[Params]) -> list[View]:
+    """Every triple of solutions, or all of them for other planes; each before and after alignment."""
+    through = config.plane in ("solutions", "oblique")
+    parts = [slice(k, k + 3) for k in range(0, len(solutions), 3)] if through else [slice(0, len(solutions))]
+    return [View(k, part, aligned) for k, part in enumerate(parts) for aligned in (False, True)[: 1 + config.align]]
+
+
+class Line(NamedTuple):
+    """One run of the line: what was asked, what was given, where it is kept, and the fingerprint of the functions."""
+
+    config: Any
+    to: Given
+    run: Run
+    key: str
+
+    def keep(self, name: str, of: Any, compute: Callable[[], Mapping[str, Any]], word: str = "") -> dict[str, Any]:
+        """A stage that depends on the functions, the configuration and `of`."""
+        return self.run.stage(name, (self.key, of), compute, word)
+
+
+def run(config: Any, run: Run) -> None:
+    """Compute everything that `explored.draw` draws: surface.nc, explore.npz, measures.json."""
+    keys = jax.random.split(jax.random.key(run.options.seed), 4)
+    to = inputs.of(config, run.options.data_root, keys[0])
+    for name, data in to.data.items():
+        run.data(data, name)
+    loaded = inputs.load_all(config, to)
+    _refuse(config, to, loaded)
+    example = loaded.solutions[0] if loaded.solutions else to.network_for("Training").network.init(keys[1])
+    key, compiled = _fingerprint(to, example, run)
+    line = Line(config, to, run, key)
+    _announce(line, loaded, example, compiled)
+    found = Found(*loaded) if loaded.solutions else _trained(line, keys[1], loaded.paths)
+    drawn, arrays, barriers = [], {}, {}
+    for shown in _views(config, found.solutions):
+        chosen = _aligned(to, found.solutions[shown.part]) if shown.aligned else found.solutions[shown.part]
+        plane, surface = _surface(line, chosen, found.paths, keys[2], shown)
+        drawn.append(measures.bent(to, plane, surface, run) if config.curvature else surface)
+        if not drawn[1:]:  # the recorded steps are those of the networks as they were trained
+            arrays |= {f"path {k}": planes.project(plane, path) for k, path in found.paths.items()}
+        edges = measures.edges(to, chosen[:3], shown.prefix, line.keep, first=shown.part.start)
+        arrays |= {f"edge {name}": values for name, values in edges.items()}
+        barriers |= {name: measures.barrier(values) for name, values in edges.items()}
+    beside: dict[str, Any] = {"barriers": barriers}
+    if config.spectrum:
+        more, beside["hessian"] = measures.spectra(to, found.solutions[:3], keys[3], run, line.keep)
+        arrays |= more
+    _write(run, drawn, arrays, beside)
+
+
+def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray], beside: dict[str, Any]) -> None:
+    """The files that remain, and what is printed at the end."""
+    surfaces.save_stack(run.file("surface.nc"), drawn)
+    atomic.save_arrays(run.file("explore.npz"), arrays, run.name)
+    records = [r | {"aligned": bool(s.metadata["aligned"])} for s in drawn for r in report.records([s])]
+    run.measures({"records": records, "checks": drawn[-1].metadata["checks"], **beside})
+    _say(run, drawn, beside["barriers"])
+    run.clear()
+
+
+def _refuse(config: Any, to: Given, loaded: inputs.Loaded) -> None:
+    """Everything that can be refused before long work.
+
+    Raises:
+        ValueError: What cannot be aligned, trained or drawn; equal solutions; a loss that is not deterministic.
+    """
+    if config.align and to.network_for("--align").network.total < 2:
+        raise ValueError("--align wants a multi-branch network: what is exchanged are its branches.")
+    if not loaded.solutions and to.problem is None:
+        raise ValueError("Without a network and data nothing can be trained: name the checkpoints with --solutions.")
+    if config.plane in ("solutions", "oblique"):
+        inputs.refuse_equal(loaded.solutions, loaded.names)
+    points = len(next(iter(loaded.paths.values()), loaded.solutions))
+    if config.plane == "pca" and loaded.solutions and points < 3:
+        raise ValueError(f"--plane pca wants at least 3 points, of --paths or of --solutions; got {points}.")
+
+
+def _fingerprint(to: Given, example: Params, run: Run) -> tuple[str, Any]:
+    """What all stages depend on, the functions and their data; and a function of the parameters, compiled.
+
+    Raises:
+        ValueError: The functions are not the same when they are traced, or called, a second time; no scalars.
+    """
+    if to.problem is None:
+        _, risk = pointwise.quantities(to.risk, Plane(example, example, example, np.zeros((0, 2))))
+        traced = [program(lambda w: risk(w), example) for _ in range(2)]
+        compiled = jax.jit(risk).lower(example).compile()
+        _refuse_wandering(traced, [np.asarray(compiled(example)) for _ in range(2)])
+        return atomic.fingerprint(traced[0], run.options.precision), compiled
+    network, loss, data = to.problem.network, to.problem.loss, to.problem.data
+    some = np.flatnonzero(np.asarray(data.weight))[:FEW]
+    few = type(data)(data.x[some], data.y[some], data.weight[some])
+    traced = [program(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
+    risk = replace(to.problem, data=few).risk
+    _refuse_wandering(traced, [np.asarray(risk(example)) for _ in range(2)])
+    return atomic.fingerprint(traced[0], data.fingerprint, run.options.precision), None
+
+
+def _refuse_wandering(traced: Sequence[str], values: Sequence[np.ndarray]) -> None:
+    once, twice = (value.tolist() for value in values)
+    words = "" if np.array_equal(*values, equal_nan=True) else f" gave {once} and then {twice} at the same parameters"
+    words = words or ("" if traced[0] == traced[1] else " draws other random numbers whenever it is traced")
+    if words:
+        raise ValueError(
+            f"The loss{words}; a surface needs a deterministic function.\n"
+            "  Fix its random keys, switch dropout and augmentation off."
+        )
+
+
+def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any) -> None:
+    """What is explored, and the plan: devices, memory, operations or points, time."""
+    config, to, run = line.config, line.to, line.run
+    count = len(loaded.solutions) or 3 * config.triples
+    views = len(_views(config, range(count)))
+    known = f"{trees.size(example):,} parameters · {count} solutions{'' if loaded.solutions else ' to train'}"
+    run.say("explore:", f"{known} · {_what(to)} · plane {config.plane}{to.note}")
+    pairs = min(count, 3) * (min(count, 3) - 1) // 2
+    examples = len(to.problem.data) if to.problem else 0
+    share = len(to.test.data) / examples if to.test else 0.0
+    single = RADIUS_POINTS if config.plane in ("random", "hessian", "gradient") else 0
+    amount = estimate.Amount(
+        points=config.points,
+        surfaces=views * (1 + share),
+        evaluations=round(views * (pairs * measures.ON_AN_EDGE * (1 + share) + single)),
+        products=measures.PRODUCTS * min(count, 3) * config.spectrum + 100 * (config.plane in ("hessian", "gradient")),
+        bent=views * config.points**2 * config.curvature,
+        trained=0 if loaded.solutions else count * config.steps * min(config.batch_size, examples),
+    )
+    if to.problem:
+        plan = estimate.of_problem(to.problem, amount, run.options.memory_bytes)
+    else:
+        plan = estimate.of_function(compiled, example, amount)
+    run.plan(f"{config.points} x {config.points} points", *plan.words())
+
+
+def _what(to: Given) -> str:
+    """The function that is shown, in words."""
+    if to.problem is None:
+        return "risk(params)" + "".join(f" of {data.name}" for name, data in to.data.items() if name == "data")
+    data, network = to.problem.data, to.problem.network
+    branches = f"{network} · " if network.total > 1 else ""
+    shape = "x".join(map(str, data.x.shape[1:]))
+    loss = getattr(to.problem.loss, "__name__", "loss")
+    return f"{branches}{len(data):,} examples in R^{shape} ({data.name}) · {loss}"
+
+
+def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Found:
+    """Three solutions, and their trajectories unless others are given."""
+    config, run, problem = line.config, line.run, line.to.network_for("Training")
+
+    def compute() -> dict[str, Any]:
+        with run.bar("train", config.steps, "steps") as bar:
+            trained = train(
+                problem,
+                jax.random.split(key, 3 * config.triples),
+                optax.sgd(config.learning_rate),
+                steps=config.steps,
+                batch_size=min(config.batch_size, len(problem.data)),
+                record=config.record,
+                trajectory=True,
+                memory=run.options.memory_bytes,
+                directory=run.path,
+                progress=bar,
+                check_stop=run.check_stop,
+            )
+        trained.save(run.file("solutions.npz"), run.name)
+        return {str(n): x for n, x in enumerate(jax.tree.leaves(trained.trajectory))}
+
+    stored = line.keep("training", jax.random.key_data(key), compute, "the trained solutions")
+    structure = jax.tree.structure(problem.shapes)
+    steps = jax.tree.unflatten(structure, [stored[str(n)] for n in range(structure.num_leaves)])  # [S, T, I, ...]
+    seeds, length = jax.tree.leaves(steps)[0].shape[:2]
+    walks = [
+        [jax.tree.map(lambda x, k=k, t=t: jnp.asarray(x[k, t]), steps) for t in range(length)] for k in range(seeds)
+    ]
+    own = {f"seed {k + 1}": walk for k, walk in enumerate(walks[:3])}
+    return Found([walk[-1] for walk in walks], [f"solution {k + 1}" for k in range(seeds)], paths or own)
+
+
+def _aligned(to: Given, solutions: Sequence[Params]) -> list[Params]:
+    problem = to.network_for("--align")
+    first = alignment.balance(problem, solutions[0])
+    return [first, *(alignment.align(problem, first, w) for w in solutions[1:])]
+
+
+def _surface(
+    line: Line, solutions: Sequence[Params], paths: Mapping[str, list[Params]], key: jax.Array, shown: View
+) -> tuple[Plane, Surface]:
+    """The plane, and the surface on it with its layers."""
+    config, to, run = line.config, line.to, line.run
+
+    def compute() -> dict[str, Any]:
+        plane = view.plane_of(config, to, solutions, paths, key)
+        return view.to_arrays(plane, *view.grid_of(config, to.risk, plane))
+
+    depends = (list(solutions), paths if config.plane == "pca" else {})
+    stored = line.keep("plane", depends, compute)
+    plane, grid, words = view.from_arrays(stored, solutions[0])
+    shared: dict[str, Any] = {
+        "precision": run.options.precision,
+        "memory": run.options.memory_bytes,
+        "directory": run.path,
+        "check_stop": run.check_stop,
+    }
+    layers = inputs.further(to.problem.data) if to.problem else None
+    with run.bar(f"{shown.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
+        found = evaluation.evaluate(to.risk, plane, grid, layers=layers, progress=bar, **shared)
+    _refuse_disagreement(found)
+    more = dict(found.layers)
+    if to.test:
+        tested = evaluation.evaluate(to.test, plane, grid, layers=layers, progress=False, **shared)
+        more |= {"test risk": tested.risk, **{f"test {k}": v for k, v in tested.layers.items()}}
+    if config.weight_decay:
+        more["regulariser"] = view.regulariser(plane, grid, config.weight_decay)
+        more["risk and regulariser"] = found.risk + more["regulariser"]
+    about = {
+        "aligned": shown.aligned,
+        "triple": shown.triple,
+        "extent": words,
+        "state": config.state,
+        "gram": planes.gram_of(plane).tolist(),
+    }
+    about |= {"not_finite": int(np.count_nonzero(~np.isfinite(found.risk)))}
+    return plane, Surface(grid, found.risk, found.anchors, found.anchor_risk, more, {**found.metadata, **about})
+
+
+def _refuse_disagreement(surface: Surface) -> None:
+    found = surface.metadata["checks"]
+    scale = max(1.0, float(np.nanmax(np.abs(np.asarray(surface.anchor_risk)), initial=0.0)))
+    if not found["deterministic"] or found["max_difference"] > AGREES * scale:
+        raise ValueError(
+            f"The loss differs by {found['max_difference']:.2g} between two evaluations at the same parameters; a "
+            "surface needs a deterministic function.\n  Fix its random keys, switch dropout and augmentation off."
+        )
+
+
+def _say(run: Run, drawn: Sequence[Surface], barriers: Mapping[str, float]) -> None:
+    last = drawn[-1]
+    difference = max(surface.metadata["checks"]["max_difference"] for surface in drawn)
+    run.say("check", f"anchors equal direct evaluation (max difference {difference:.0e}) · loss deterministic")
+    if last.metadata["not_finite"]:
+        missing = last.metadata["not_finite"]
+        run.say("note", f"{missing:,} of {last.risk.size:,} points are not finite; they are masked in pictures")
+    run.say("extent", last.metadata["extent"])
+    if barriers:
+        run.say("barrier", " · ".join(f"{name} {height:.3g}" for name, height in barriers.items()) + " (loss units)")

@@ -1,0 +1,150 @@
+"""A network as a pair of pure functions, and the multi-branch network of §2, f(w; x) = 1/I Σ_i f_i(w_(i); x)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from landscape.arrays.chunked import chunked_sum
+
+Params = Any
+
+
+class Network(NamedTuple):
+    """A network: `init(key) -> params` and `apply(params, x [N, ...]) -> outputs [N, C]`.
+
+    `apply` may instead be written for one example, x [...] -> outputs [C]; `one_example` tells the two apart.
+    """
+
+    init: Callable[[jax.Array], Params]
+    apply: Callable[[Params, jax.Array], jax.Array]
+
+
+def one_example(network: Network, params: Params, example: jax.Array) -> Callable[[Params, jax.Array], jax.Array]:
+    """The network on one example: params, x [...] -> outputs [C], whether it was written for one or for a batch.
+
+    Args:
+        network: The network.
+        params: Parameters, or their shapes.
+        example: One example, or its shape and type.
+
+    Raises:
+        ValueError: Its outputs are neither [N, C] for a batch nor [C] for one example.
+    """
+    batches = [jax.ShapeDtypeStruct((n, *example.shape), example.dtype) for n in (1, 2)]
+    one, two = (_shape(network, params, x) for x in batches)
+    alone = _shape(network, params, example)
+    for_batches = one and two and one[:1] == (1,) and two[:1] == (2,) and len(one) in (1, 2)
+    # What takes a plain vector x and returns one with as many outputs was written for it, whatever it does to a batch.
+    for_one = one and len(example.shape) == 1 and alone == (math.prod(one),)
+    if for_batches and not for_one:
+        return lambda w, x: network.apply(w, x[None]).reshape(-1)
+    alone = jax.eval_shape(network.apply, params, example).shape  # raises its own error where it takes neither
+    if math.prod(alone) != max((*alone, 1)):
+        raise ValueError(
+            f"A network must map examples {example.shape} to one vector of outputs each; this one maps a batch of two "
+            f"to shape {two} and one example to {alone}.\n  Let it end with a flat layer."
+        )
+    return lambda w, x: network.apply(w, x).reshape(-1)
+
+
+def _shape(network: Network, params: Params, x: Any) -> tuple[int, ...] | None:
+    """Shape of the outputs; None where the network does not take such an input."""
+    try:
+        return jax.eval_shape(network.apply, params, x).shape
+    except (TypeError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class MultiBranch:
+    """The multi-branch network of §2: f(w; x) = 1/I Σ_i f_i(w_(i); x), all branches run as one fused computation.
+
+    Its parameters are the branch's own tree with a leading branch axis [I, ...]; with several groups of different
+    branches, a tuple of such trees.
+
+    Attributes:
+        branch: The sub-network, or a sequence of different ones.
+        num_branches: I, or how many of each.
+        average: True for the mean 1/I Σ of §2, False for the plain sum of §5.1.
+        branch_chunk: Branches computed at a time by `apply`; all at once when None. The last chunk may be smaller.
+
+    Raises:
+        ValueError: No branches, or different numbers of branches and counts.
+
+    >>> from landscape.networks import relu_branch
+    >>> unit = relu_branch(2)
+    >>> network = MultiBranch(unit, 3)
+    >>> w = network.init(jax.random.key(0))
+    >>> network.apply(w, jnp.ones([5, 2])).shape
+    (5, 1)
+    """
+
+    branch: Network | Sequence[Network]
+    num_branches: int | Sequence[int]
+    average: bool = True
+    branch_chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("branch", "num_branches"):  # hashable: networks are static in compiled programs
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        if len(self.branches) != len(self.counts):
+            raise ValueError(f"{len(self.branches)} kinds of branches were given, but {len(self.counts)} counts.")
+        if not self.counts or any(n != int(n) or n < 1 for n in self.counts):
+            raise ValueError(f"num_branches must be at least 1 (of each kind); got {self.num_branches}.")
+        if self.branch_chunk is not None and self.branch_chunk < 1:
+            raise ValueError(f"branch_chunk must be at least 1, or None for all at once; got {self.branch_chunk}.")
+
+    @property
+    def branches(self) -> tuple[Network, ...]:
+        """The kinds of branches."""
+        return (self.branch,) if isinstance(self.branch, Network) else tuple(self.branch)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many of each kind."""
+        return (self.num_branches,) if isinstance(self.num_branches, int) else tuple(self.num_branches)
+
+    @property
+    def total(self) -> int:
+        """I, the number of branches of all kinds."""
+        return sum(self.counts)
+
+    @property
+    def factor(self) -> float:
+        """What the sum over branches is multiplied by: 1/I, or 1 for the plain sum."""
+        return 1 / self.total if self.average else 1.0
+
+    def groups(self, params: Params) -> tuple[tuple[Network, Params], ...]:
+        """The kinds of branches, each with its parameters [I_k, ...]."""
+        several = not isinstance(self.branch, Network)
+        return tuple(zip(self.branches, params if several else (params,), strict=True))
+
+    @partial(jax.jit, static_argnums=0)
+    def init(self, key: jax.Array) -> Params:
+        """Independent initial parameters for every branch, [I, ...]."""
+        # One after the other: random numbers for all branches at once take twice as long to compile.
+        keys = jax.random.split(key, len(self.counts))
+        kinds = zip(self.branches, self.counts, keys, strict=True)
+        params = tuple(lax.map(branch.init, jax.random.split(k, n)) for branch, n, k in kinds)
+        return params[0] if isinstance(self.branch, Network) else params
+
+    def apply(self, params: Params, x: jax.Array) -> jax.Array:
+        """Outputs [N, C] for examples x [N, ...]."""
+        total = jnp.zeros(())
+        for branch, w in self.groups(params):
+            one = one_example(branch, jax.tree.map(lambda leaf: leaf[0], w), x[0])
+            outputs = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
+            length = jax.tree.leaves(w)[0].shape[0]
+            total = total + chunked_sum(lambda p, f=outputs: f(p, x).sum(0), w, self.branch_chunk or length)
+        return self.factor * total
+
+    def __repr__(self) -> str:
+        kind = "mean" if self.average else "sum"
+        return f"MultiBranch({' + '.join(map(str, self.counts))} branches, {kind})"

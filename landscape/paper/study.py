@@ -1,0 +1,338 @@
+"""Surfaces against the number of branches: the recipe shared by Figures 1 and 4, stage by stage on disk (§5.1).
+
+For every number of branches I: 3 R solutions trained at once, grouped into R triples; for every triple the plane, the
+surface and its measures in three views: orthonormal axes, the published pictures' oblique axes, and orthonormal axes
+after the branches of the second and third solution are aligned to the first.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from landscape import evaluation, planes, plots, report, surfaces
+from landscape.arrays import hardware
+from landscape.files import atomic
+from landscape.files.tables import text_table
+from landscape.paper import trends
+from landscape.planes import Plane
+from landscape.planes.grids import Grid, grid_around
+from landscape.problem import Problem
+from landscape.runs import Run, estimate
+from landscape.training import train
+from landscape.training.solutions import Solutions
+
+VIEWS: dict[str, tuple[Callable[..., Plane], bool]] = {
+    "orthonormal": (planes.through_solutions, False),
+    "oblique": (planes.oblique_through_solutions, False),
+    "aligned": (planes.through_solutions, True),
+}
+"""Views by name: the builder of the plane, and whether branches are aligned first."""
+
+PRINTED = ("env_max_loss", "barrier", "minima")
+SOONEST = 8
+"""Records after which a training meets the criterion when it goes well: for the announced time only."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network of the study.
+
+    Attributes:
+        problem: Its risk on the training data.
+        test: The same network on test data, for the barriers there.
+        learning_rate: Step length of SGD; the protocol's when None.
+    """
+
+    problem: Problem
+    test: Problem | None = None
+    learning_rate: float | None = None
+
+    @property
+    def branches(self) -> int:
+        """I."""
+        return self.problem.network.total
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every case is trained and drawn.
+
+    Attributes:
+        triples: R, independent triples of solutions for each I.
+        steps: Most steps of SGD.
+        batch_size: Examples a step.
+        learning_rate: Step of the sum network; constant.
+        tolerance: Training stops when no solution's lowest risk has fallen by more than this over 5 records of the
+            history; None to take all steps.
+        points: Grid points along each axis.
+        margin: Share of the triangle's extent added on every side.
+        record: Steps between two records; 1/20 of all when None.
+    """
+
+    triples: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    tolerance: float | None
+    points: int
+    margin: float = 0.3
+    record: int | None = None
+
+
+def run(cases: Sequence[Case], protocol: Protocol, run: Run, *, drawn: str) -> None:
+    """Train, evaluate and measure every case; writes surface.nc, solutions-*.npz and measures.json.
+
+    Args:
+        cases: The networks.
+        protocol: How.
+        run: The run directory.
+        drawn: The view whose measures are printed and whose surfaces are drawn.
+    """
+    _announce(cases, protocol, run)
+    done = sum(_file(run, case).exists() for case in cases)
+    if done:
+        run.say("resuming:", f"{done} of {len(cases)} networks done")
+    records: list[dict[str, Any]] = []
+    for case in cases:
+        found = _case(case, protocol, run)
+        records += [_record(m) for m in found]
+    if not run.leader:
+        return
+    stacks = [s for case in cases for s in surfaces.load_stack(_file(run, case))]
+    _report_checks(stacks, run)
+    _report_training(stacks, protocol, run)
+    surfaces.save_stack(run.file("surface.nc"), stacks)
+    run.measures({"drawn": drawn, "records": records, "trends": _trends(records)})
+    run.say("", _table(records, drawn, protocol.triples))
+    for case in cases:
+        _file(run, case).unlink()
+
+
+def _record(measured: trends.Measured) -> dict[str, Any]:
+    """A measured triple with its view, and how its solutions ended."""
+    ended = {"steps": measured.surface.metadata["training"]["steps"], "solution_risk": _worst(measured.surface)}
+    return trends.record(measured) | {"view": view_of(measured.surface.metadata)} | ended
+
+
+def _worst(surface: surfaces.Surface) -> float:
+    return float(np.max(np.asarray(surface.anchor_risk)))
+
+
+def _file(run: Run, case: Case) -> Path:
+    return run.file(f"surfaces-I{case.branches}.nc")
+
+
+def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
+    """Devices, memory, operations and time, before anything long starts.
+
+    Raises:
+        ValueError: A surface does not fit the memory.
+    """
+    seeds, most, budget = 3 * protocol.triples, protocol.steps, run.options.memory_bytes
+    least = most if protocol.tolerance is None else min(most, SOONEST * (protocol.record or max(1, most // 20)))
+    soonest, latest = ([_work(case, protocol, steps, budget) for case in cases] for steps in (least, most))
+    sizes = " … ".join(f"{n:,}" for n in dict.fromkeys((cases[0].branches, cases[-1].branches)))
+    data = cases[0].problem.data
+    shape = "x".join(map(str, data.x.shape[1:]))
+    run.say(
+        f"{run.name}:",
+        f"{len(cases)} networks ({sizes} branches) · {len(data):,} examples in R^{shape} · {seeds} solutions each · "
+        f"{protocol.points} x {protocol.points} points",
+    )
+    optimizer = optax.sgd(protocol.learning_rate)
+    memory = max(estimate.peak(c.problem, optimizer, seeds, protocol.points, budget) for c in cases) / hardware.GIB
+    words = list(dict.fromkeys(estimate.duration(sum(w.seconds for w in of)) for of in (soonest, latest)))
+    time = f"about {words[0]}" if len(words) == 1 else f"{words[0]} or more, at most {words[1]}: until it converges"
+    run.plan(f"{memory:.2f} GiB", estimate.operations(sum(w.operations for w in soonest)), time)
+
+
+def _work(case: Case, protocol: Protocol, steps: int, memory: int | None) -> estimate.Work:
+    trained = 3 * protocol.triples * steps * protocol.batch_size
+    amount = estimate.Amount(protocol.points, surfaces=protocol.triples * len(VIEWS), trained=trained)
+    return estimate.work(case.problem, amount, memory)
+
+
+def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
+    """Solutions and surfaces of one network; what is on disk is not computed again."""
+    file = _file(run, case)
+    if file.exists():
+        return [_remembered(s) for s in surfaces.load_stack(file)]
+    solutions = _solutions(case, protocol, run)
+    total = protocol.points**2 * protocol.triples * len(VIEWS)
+    with run.bar(f"surface  I={case.branches:,}", total, "points") as bar:
+
+        def evaluate(problem: Problem, planes: Sequence[Plane], grids: Sequence[Grid]) -> list[surfaces.Surface]:
+            return evaluation.evaluate_stack(
+                problem,
+                planes,
+                grids,
+                precision=run.options.precision,
+                memory=run.options.memory_bytes,
+                directory=run.path,
+                progress=bar,
+                check_stop=run.check_stop,
+            )
+
+        found = [m for view in VIEWS for m in _view(view, case, solutions, protocol, evaluate)]
+        bar.note(f"{total:,} points, {total / max(bar.seconds, 1e-9):,.0f} points/s")
+    found = [_annotated(m, solutions) for m in found]
+    if run.leader:
+        surfaces.save_stack(file, [m.surface for m in found])
+        atomic.remove(run.path, "block-*.npz")
+    run.check_stop()
+    return found
+
+
+def _view(
+    view: str, case: Case, solutions: Solutions, protocol: Protocol, evaluate: Callable[..., list[surfaces.Surface]]
+) -> list[trends.Measured]:
+    plane, align = VIEWS[view]
+    return trends.measure(
+        case.problem,
+        solutions,
+        align=align,
+        test=case.test,
+        plane=plane,
+        grid=lambda p: grid_around(p, protocol.points, protocol.margin),
+        evaluate=evaluate,
+    )
+
+
+def _solutions(case: Case, protocol: Protocol, run: Run) -> Solutions:
+    file = run.file(f"solutions-I{case.branches}.npz")
+    key = f"{run.name} I={case.branches} seed {run.options.seed}"
+    if file.exists():
+        return Solutions.load(file, key, case.problem.shapes)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(run.options.seed), case.branches), 3 * protocol.triples)
+    with run.bar(f"train    I={case.branches:,}", protocol.steps, "steps") as bar:
+        solutions = train(
+            case.problem,
+            keys,
+            optax.sgd(case.learning_rate or protocol.learning_rate),
+            steps=protocol.steps,
+            batch_size=protocol.batch_size,
+            record=protocol.record,
+            tolerance=protocol.tolerance,
+            memory=run.options.memory_bytes,
+            directory=run.path,
+            progress=bar,
+            check_stop=run.check_stop,
+        )
+        bar.note(f"risk {np.median(solutions.risk):.3g} (median of {len(solutions)})")
+    if run.leader:
+        solutions.save(file, key)
+        run.file("training.npz").unlink(missing_ok=True)
+    run.check_stop()
+    return solutions
+
+
+def _annotated(measured: trends.Measured, solutions: Solutions) -> trends.Measured:
+    """A triple whose surface carries its exact barriers along, and how the training of its three solutions ended."""
+    surface = measured.surface
+    first = 3 * surface.metadata["triple"]
+    ended = {"steps": int(solutions.steps[-1]), "converged": bool(solutions.converged[first : first + 3].all())}
+    barriers = {"train": measured.report.barriers.tolist(), "test": measured.test_barriers.tolist()}
+    known = {**surface.metadata, "barriers": barriers, "training": ended}
+    return measured._replace(surface=replace(surface, metadata=known))
+
+
+def _remembered(surface: surfaces.Surface) -> trends.Measured:
+    barriers = surface.metadata["barriers"]
+    measured = trends.report(surface, barriers=np.array(barriers["train"], float))
+    return trends.Measured(surface, measured, np.array(barriers["test"], float))
+
+
+def view_of(metadata: Any) -> str:
+    """The view that a surface or record belongs to."""
+    return "aligned" if metadata["aligned"] else metadata["plane"]
+
+
+def _report_checks(stacks: Sequence[surfaces.Surface], run: Run) -> None:
+    """Say whether the evaluator agrees with direct evaluation.
+
+    Raises:
+        ArithmeticError: It does not, or the loss is not deterministic.
+    """
+    checks = [(s.metadata["checks"], max(1.0, float(np.nanmax(np.asarray(s.anchor_risk))))) for s in stacks]
+    worst = max(c["max_difference"] / scale for c, scale in checks)
+    steady = all(c["deterministic"] for c, _ in checks)
+    if worst > 1e-4 or not steady:
+        raise ArithmeticError(
+            f"The self-check failed: anchors differ from direct evaluation by {worst:.1e} (relative), loss "
+            f"{'deterministic' if steady else 'not deterministic'}.\n  Try --precision highest."
+        )
+    run.say("check", f"anchors equal direct evaluation (max difference {worst:.0e}) · loss deterministic")
+
+
+def _report_training(stacks: Sequence[surfaces.Surface], protocol: Protocol, run: Run) -> None:
+    """Say how many trainings met the criterion."""
+    if protocol.tolerance is None:
+        run.say("note", f"training took {protocol.steps:,} steps; no criterion of convergence was set (--tolerance)")
+        return
+    ended = [s.metadata["training"] for s in stacks if view_of(s.metadata) == "orthonormal"]
+    met = sum(e["converged"] for e in ended)
+    run.say(
+        "note",
+        f"{met} of {len(ended)} triples converged: no lowest risk fell by more than {protocol.tolerance:g} at the end",
+    )
+
+
+def _trends(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Spearman's correlation of every measure with I, in each view."""
+    branches = sorted({r["branches"] for r in records})
+    if len(branches) < 3:
+        return {}
+    found: dict[str, Any] = {}
+    for view in VIEWS:
+        for key in (*PRINTED, "env_max", "env_mean_loss"):
+            values = [[r[key] for r in records if r["view"] == view and r["branches"] == n] for n in branches]
+            trend = trends.trend(branches, values)
+            found[f"{view} {key}"] = {"spearman": trend.spearman, "p_value": trend.p_value, "mean": trend.mean.tolist()}
+    return found
+
+
+def _table(records: Sequence[dict[str, Any]], drawn: str, triples: int) -> str:
+    """The printed table: envelope and barrier in loss units, minima; barrier after alignment, the solutions' risk."""
+    spread = f"mean of {triples} triples ± standard error" if triples > 1 else "1 triple: use --triples 5 for a spread"
+    rows = [["I", "envelope", "barrier", "minima", "aligned barrier", "risk"]]
+    for n in sorted({r["branches"] for r in records}):
+        of = [r for r in records if r["branches"] == n]
+        cells = [_cell([r[key] for r in of if r["view"] == drawn]) for key in PRINTED]
+        cells.append(_cell([r["barrier"] for r in of if r["view"] == "aligned"]))
+        worst = max(r["solution_risk"] for r in of)
+        rows.append([f"{n:,}", *cells, f"{worst:.2g}"])
+    head, *lines = text_table(rows)
+    return "\n".join([f"{head}   (loss units; {spread})", *lines])
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean = np.mean(values)
+    if float(mean).is_integer() and len(values) == 1:
+        return f"{mean:.0f}"
+    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+    return f"{mean:.3g}" if error is None else f"{mean:.2g} ± {error:.1g}"
+
+
+def draw(path: Path, title: str) -> None:
+    """figure.png, measures.png, both as PDF, and report.html of a run directory, from its files."""
+    measures = json.loads(path.joinpath("measures.json").read_text())
+    drawn, records = measures["drawn"], measures["records"]
+    stack = surfaces.load_stack(path / "surface.nc")
+    by_view = {view: [s for s in stack if view_of(s.metadata) == view] for view in VIEWS}
+    if len({r["branches"] for r in records}) > 1:
+        views = {view: [r for r in records if r["view"] == view] for view in VIEWS}
+        pictures = {"figure": plots.row(by_view[drawn], measures=views[drawn]), "measures": plots.trend(views)}
+    else:  # of one network nothing can be shown against I
+        first = by_view["orthonormal" if drawn == "aligned" else drawn][0]
+        titles = [f"I = {first.metadata['branches']:,}, as trained", "branches aligned"]
+        pictures = {"figure": plots.row([first, by_view["aligned"][0]], titles=titles)}
+    for name, figure in pictures.items():
+        plots.save(figure, path / name)
+    report.write(path / "report.html", stack, title=title, measures=records)

@@ -1,0 +1,255 @@
+"""Planes in parameter space, w(a, b) = o + a u + b v, and their builders (§5.1)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from landscape.arrays import trees
+from landscape.networks import MultiBranch, Network
+from landscape.planes import directions, spectrum
+from landscape.problem import Problem
+
+Params = Any
+
+ON_A_LINE = 1e-4
+"""Smallest height of the triangle of the three solutions, relative to its longest side."""
+
+
+class Plane(NamedTuple):
+    """A plane in parameter space with marked points.
+
+    Attributes:
+        origin: o, a tree of parameters.
+        u: First axis, a tree like the origin.
+        v: Second axis.
+        anchors: Coordinates (a, b) of the marked points, [M, 2], float64.
+        kind: "orthonormal" (coordinates are distances) or what else the axes are.
+    """
+
+    origin: Params
+    u: Params
+    v: Params
+    anchors: np.ndarray
+    kind: str = "orthonormal"
+
+    def at(self, ab: Sequence[Any]) -> Params:
+        """The parameters w(a, b)."""
+        return jax.tree.map(lambda o, u, v: o + ab[0] * u + ab[1] * v, self.origin, self.u, self.v)
+
+    def __repr__(self) -> str:
+        return f"Plane({self.kind}: {trees.size(self.origin):,} parameters, {len(self.anchors)} anchors)"
+
+
+def through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
+    """The plane spanned by three solutions (§5.1), with orthonormal axes: u along w1 − w0, the origin at w0.
+
+    Args:
+        w0: A tree of parameters.
+        w1: Another one.
+        w2: A third one, not on the line through the two.
+
+    Raises:
+        ValueError: Trees of different structure or shapes, values that are not finite, or solutions on one line.
+
+    >>> plane = through_solutions({"w": jnp.zeros(3)}, {"w": jnp.array([2.0, 0, 0])}, {"w": jnp.array([1.0, 1, 0])})
+    >>> plane.anchors.tolist()
+    [[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]]
+    """
+    check_solutions(w0, w1, w2)
+    u, v, sizes = _orthonormal(w0, w1, w2)
+    length, along, height, second = (float(x) for x in sizes)
+    _refuse_line(height, length, second)
+    return Plane(w0, u, v, np.array([[0, 0], [length, 0], [along, height]]))
+
+
+@jax.jit
+def _orthonormal(w0: Params, w1: Params, w2: Params) -> tuple[Params, Params, tuple[jax.Array, ...]]:
+    """Both axes; ‖w1 − w0‖, the coordinates of w2 and ‖w2 − w0‖."""
+    first, second = trees.subtract(w1, w0), trees.subtract(w2, w0)
+    length = trees.norm(first)
+    u = trees.scale(1 / length, first)
+    across = trees.axpy(-trees.vdot(second, u), u, second)
+    across = trees.axpy(-trees.vdot(across, u), u, across)  # once more: rounding in the first projection
+    height = trees.norm(across)
+    return u, trees.scale(1 / height, across), (length, trees.vdot(second, u), height, trees.norm(second))
+
+
+def oblique_through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
+    """The plane of the paper's published pictures: origin at the mean of the solutions, oblique axes scaled to ‖w2‖.
+
+    u points along w1 − w0 and v along w2 − w0, both of length ‖w2‖, at whatever angle they make: shapes are sheared,
+    and equal distances on the plot are not equal in parameter space.
+
+    Args:
+        w0: A tree of parameters.
+        w1: Another one.
+        w2: A third one, not on the line through the two.
+
+    Raises:
+        ValueError: As in `through_solutions`, or w2 = 0.
+    """
+    straight = through_solutions(w0, w1, w2)
+    size = float(trees.norm(w2))
+    if size == 0:
+        raise ValueError("The axes are scaled to the norm of the third solution, which is 0; take through_solutions.")
+    first, second = trees.subtract(w1, w0), trees.subtract(w2, w0)
+    lengths = np.array([straight.anchors[1, 0], np.hypot(*straight.anchors[2])]) / size
+    mean = jax.tree.map(lambda x, y, z: (x + y + z) / 3, w0, w1, w2)
+    anchors = (np.array([[0, 0], [1, 0], [0, 1]]) - 1 / 3) * lengths
+    u, v = trees.scale(1 / lengths[0], first), trees.scale(1 / lengths[1], second)
+    return Plane(mean, u, v, anchors, "oblique")
+
+
+def random_filter_normalized(
+    key: jax.Array,
+    w: Params,
+    per: directions.Per = "filter",
+    *,
+    network: MultiBranch | Network | None = None,
+) -> Plane:
+    """The plane through w along two Gaussian directions with the norms of the weights, filter by filter [Li18].
+
+    Every branch of a multi-branch network is scaled by itself.
+
+    Args:
+        key: Random key.
+        w: Parameters, [I, ...] for a multi-branch network.
+        per: "filter" (weights into one output unit; the last axis counts them), "layer" (an array) or "none".
+        network: Says whether w has a branch axis. Without it w counts as stacked where all its arrays share their
+            first axis and at least one has three axes.
+
+    Raises:
+        ValueError: Another word for `per`, or parameters that are not finite or do not fit the network.
+
+    >>> w = {"kernel": jnp.arange(24.0).reshape(2, 3, 4)}
+    >>> plane = random_filter_normalized(jax.random.key(0), w)
+    >>> bool(jnp.allclose(jnp.linalg.norm(plane.u["kernel"], axis=1), jnp.linalg.norm(w["kernel"], axis=1)))
+    True
+    """
+    check_solutions(w)
+    u, v = (directions.random_normalized(k, w, per, network) for k in jax.random.split(key))
+    return Plane(w, u, v, np.zeros((1, 2)), f"random_{per}" if per != "none" else "random")
+
+
+def trajectory_pca(ws: Sequence[Params]) -> Plane:
+    """The plane of the first two principal directions of a trajectory, through its last point [Li18].
+
+    Args:
+        ws: Parameters along the way, T ≥ 3 trees; the projections of all are the anchors.
+
+    Raises:
+        ValueError: Fewer than three, different or infinite parameters, or points on one line.
+    """
+    ws = list(ws)
+    if ws:
+        check_solutions(*ws)
+    u, v, _ = directions.principal(ws)
+    plane = Plane(ws[-1], u, v, np.zeros((0, 2)), "trajectory_pca")
+    return plane._replace(anchors=project(plane, ws)[:, :2])
+
+
+def top_hessian(problem: Problem | spectrum.Risk, w: Params, key: jax.Array) -> Plane:
+    """The plane through w along the eigenvectors of the two largest eigenvalues of the Hessian ∇²R(w).
+
+    Args:
+        problem: A `Problem`, or a pure function risk(params).
+        w: Parameters.
+        key: Random key of Lanczos' start vector.
+
+    Raises:
+        ValueError: Fewer than two parameters, or a Hessian that is not finite.
+    """
+    check_solutions(w)
+    u, v = spectrum.eigenpairs(problem, w, key, largest=2).vectors
+    return Plane(w, u, v, np.zeros((1, 2)), "top_hessian")
+
+
+def gradient_curvature(problem: Problem | spectrum.Risk, w: Params, key: jax.Array) -> Plane:
+    """The plane through w along the gradient and, orthogonal to it, the direction of most negative curvature.
+
+    Args:
+        problem: A `Problem`, or a pure function risk(params).
+        w: Parameters.
+        key: Random key of Lanczos' start vector.
+
+    Raises:
+        ValueError: The gradient is zero, the Hessian not finite, or both directions are the same.
+    """
+    check_solutions(w)
+    of, data = spectrum.objective(problem)
+    u = directions.unit(jax.jit(jax.grad(of, 1))(data, w), "The gradient")
+    (bent,) = spectrum.eigenpairs(problem, w, key, largest=0, smallest=1).vectors
+    v = directions.unit(trees.axpy(-trees.vdot(bent, u), u, bent), "The part of negative curvature off the gradient")
+    return Plane(w, u, v, np.zeros((1, 2)), "gradient_curvature")
+
+
+def project(plane: Plane, ws: Sequence[Params]) -> np.ndarray:
+    """Coordinates of points on a plane and their distance out of it, rows (a, b, distance), [T, 3] float64.
+
+    Args:
+        plane: Any plane; oblique axes are allowed.
+        ws: T trees of parameters.
+    """
+    if not ws:
+        return np.zeros((0, 3))
+    rows = [_flat64(tree) for tree in (plane.u, plane.v)]
+    axes = np.stack(rows)
+    gram, origin, found = axes @ axes.T, _flat64(plane.origin), []
+    for w in ws:
+        away = _flat64(w) - origin
+        ab = np.linalg.solve(gram, axes @ away)
+        found.append([*ab, np.linalg.norm(away - ab @ axes)])
+    return np.array(found)
+
+
+def gram_of(plane: Plane) -> np.ndarray:
+    """Inner products of the axes, [2, 2]: distances on the plane in the metric of the parameters."""
+    axes = np.stack([_flat64(plane.u), _flat64(plane.v)])
+    return axes @ axes.T
+
+
+def _flat64(tree: Params) -> np.ndarray:
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
+
+
+def check_solutions(*solutions: Params) -> None:
+    """Refuse trees that do not belong on one plane.
+
+    Raises:
+        ValueError: Different structures or shapes, no parameters, values that are not finite, or equal solutions.
+    """
+    reference = jax.tree.structure(solutions[0])
+    shapes = [x.shape for x in jax.tree.leaves(solutions[0])]
+    for i, w in enumerate(solutions):
+        if jax.tree.structure(w) != reference or [x.shape for x in jax.tree.leaves(w)] != shapes:
+            raise ValueError(
+                f"All solutions must have the same parameters; number {i} has {_outline(w)}, the first "
+                f"{_outline(solutions[0])}."
+            )
+        if not _finite(w):
+            raise ValueError(f"Solution {i} has parameters that are not finite; train it again, with a smaller step.")
+    if not shapes:
+        raise ValueError("The solutions hold no parameters.")
+
+
+@jax.jit
+def _finite(tree: Params) -> jax.Array:
+    return jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+def _outline(tree: Params) -> str:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return ", ".join(f"{jax.tree_util.keystr(path)} {list(x.shape)}" for path, x in leaves[:6]) or "none"
+
+
+def _refuse_line(height: float, first: float, second: float) -> None:
+    smallest, longest = first * height / max(first, second, 1e-300), max(first, second)
+    if not smallest > ON_A_LINE * longest:  # of the triangle's heights: any two of the solutions may coincide
+        raise ValueError(
+            "Three solutions must not lie on one line (or coincide): the distances from the first are "
+            f"{first:.3g} and {second:.3g}, and the third is {height:.1e} away from the line through the first two.\n"
+            "  Start the trainings from different seeds, or evaluate the segment between two of them."
+        )

@@ -1,0 +1,129 @@
+"""Directions in parameter space: random ones scaled like the weights [Li18], principal ones of a trajectory."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from landscape.arrays import trees
+from landscape.networks import MultiBranch, Network
+
+Params = Any
+Per = Literal["filter", "layer", "none"]
+
+FLAT = 1e-6
+"""A principal direction counts only where its spread is larger than this share of the first one's."""
+
+
+def random_normalized(key: jax.Array, w: Params, per: Per, network: MultiBranch | Network | None = None) -> Params:
+    """A Gaussian direction like w, scaled so that each part has the norm of the same part of w [Li18].
+
+    Args:
+        key: Random key.
+        w: Parameters, [I, ...] for a multi-branch network.
+        per: "filter" scales the weights into each output unit (the last axis counts the units; a vector is one part),
+            "layer" each array, both in every branch by itself; "none" leaves the Gaussian as it is.
+        network: Says whether w has a branch axis; without it that is read from w, see `has_branch_axis`.
+
+    Raises:
+        ValueError: Another word for `per`, or parameters that do not fit the network.
+    """
+    if per not in ("filter", "layer", "none"):
+        raise ValueError(f'per must be "filter", "layer" or "none"; got {per!r}.')
+    leaves, structure = jax.tree.flatten(w)
+    keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
+    d = jax.tree.map(lambda k, x: jax.random.normal(k, x.shape, x.dtype), keys, w)
+    if per == "none":
+        return d
+    if not isinstance(network, MultiBranch):
+        scaled = jax.vmap(scale_branch, (0, 0, None)) if network is None and has_branch_axis(w) else scale_branch
+        return scaled(d, w, per)
+    several = not isinstance(network.branch, Network)
+    if several and (not isinstance(w, tuple) or len(w) != len(network.counts)):
+        raise ValueError(f"{network} wants a tuple of {len(network.counts)} trees, one a kind of branches.")
+    groups = [jax.vmap(scale_branch, (0, 0, None))(x, y, per) for (_, x), (_, y) in _pairs(network, d, w)]
+    return tuple(groups) if several else groups[0]
+
+
+def _pairs(network: MultiBranch, d: Params, w: Params) -> Any:
+    for (_, group), count in zip(network.groups(w), network.counts, strict=True):
+        lengths = {x.shape[:1] for x in jax.tree.leaves(group)}
+        if lengths != {(count,)}:
+            raise ValueError(f"{network} wants parameters [{count}, ...]; got leading axes {sorted(lengths)}.")
+    return zip(network.groups(d), network.groups(w), strict=True)
+
+
+def has_branch_axis(w: Params) -> bool:
+    """Whether parameters look stacked over branches: all arrays share their first axis and leave a matrix behind it.
+
+    >>> has_branch_axis({"kernel": jnp.ones([5, 3, 2]), "bias": jnp.ones([5, 2])})
+    True
+    >>> has_branch_axis({"kernel": jnp.ones([3, 2]), "bias": jnp.ones([2])})
+    False
+    """
+    shapes = [x.shape for x in jax.tree.leaves(w)]
+    first = {shape[:1] for shape in shapes}
+    return len(first) == 1 and () not in first and max(map(len, shapes)) >= 3
+
+
+def scale_branch(d: Params, w: Params, per: Per) -> Params:
+    """The direction d of one branch with the norms of its weights w, filter by filter or layer by layer."""
+
+    def scaled(x: jax.Array, y: jax.Array) -> jax.Array:
+        axes = tuple(range(x.ndim - 1)) if per == "filter" and x.ndim > 1 else None
+        own, wanted = (jnp.sqrt(jnp.sum(t**2, axis=axes, keepdims=True)) for t in (x, y))
+        return x * wanted / jnp.where(own > 0, own, 1)
+
+    return jax.tree.map(scaled, d, w)
+
+
+def principal(ws: Sequence[Params]) -> tuple[Params, Params, np.ndarray]:
+    """The first two principal directions of points, and the share of the variance along each direction.
+
+    The covariance is centred on the mean of the points and formed in float64 from their inner products, [T, T], so
+    that no more than T numbers a parameter are ever held. The first point has positive coordinates.
+
+    Args:
+        ws: T ≥ 3 trees of parameters.
+
+    Returns:
+        Unit vectors u and v like the points, and the shares [T].
+
+    Raises:
+        ValueError: Fewer than three points, or points on one line.
+    """
+    if len(ws) < 3:
+        raise ValueError(f"A plane of principal directions needs at least 3 points of a trajectory; got {len(ws)}.")
+    leaves = [np.stack(x).astype(np.float64).reshape(len(ws), -1) for x in zip(*map(jax.tree.leaves, ws), strict=True)]
+    centred = [x - x.mean(0) for x in leaves]
+    gram = sum(x @ x.T for x in centred)
+    values, vectors = np.linalg.eigh(np.asarray(gram))
+    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    if not values[1] > FLAT**2 * values[0]:
+        raise ValueError("The points of the trajectory lie on one line (or coincide), so they span no plane.")
+    found = []
+    for k in (0, 1):
+        weights = vectors[:, k] / np.sqrt(values[k]) * (1 if vectors[0, k] >= 0 else -1)
+        flat = [weights @ x for x in centred]
+        found.append(_like(ws[0], flat))
+    return found[0], found[1], values / values.sum()
+
+
+def _like(w: Params, flat: Sequence[np.ndarray]) -> Params:
+    leaves, structure = jax.tree.flatten(w)
+    shaped = [jnp.asarray(f.reshape(x.shape), x.dtype) for f, x in zip(flat, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
+
+
+def unit(d: Params, what: str) -> Params:
+    """d / ‖d‖.
+
+    Raises:
+        ValueError: d is zero or not finite.
+    """
+    length = float(trees.norm(d))
+    if not 0 < length < np.inf:
+        raise ValueError(f"{what} has norm {length:g}, so it gives no direction; take another plane.")
+    return trees.scale(1 / length, d)

@@ -1,0 +1,165 @@
+"""What a computation will take, said before it starts: memory, operations, time."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from landscape import evaluation
+from landscape.arrays import hardware, trees
+from landscape.evaluation import cost_model
+from landscape.planes import Plane
+from landscape.planes.grids import Grid
+from landscape.problem import Problem
+from landscape.training import sgd
+
+RATES = {"cpu": (2e10, 4e10), "gpu": (4e12, 1e13), "tpu": (4e12, 1e13)}
+"""Operations a second, training and surfaces, of one device: for the announced time only."""
+PRODUCT, BENT = 6, 9
+"""A product with the Hessian, and slope and Hessian in a plane, in evaluations of the risk."""
+PROCESS = 6 * 10**8
+"""Bytes of a process with its libraries, compiled programs and buffers (measured)."""
+HELD = 11
+"""Solutions held at once while one triple is drawn: as trained, as views, aligned, the axes of their plane."""
+COMPILING = 2.0
+"""Seconds until a program is compiled, about."""
+
+
+class Amount(NamedTuple):
+    """How much there is to do.
+
+    Attributes:
+        points: Grid points along each axis.
+        surfaces: Surfaces on the training data, or as many examples.
+        evaluations: Further single evaluations of the risk.
+        products: Products with the Hessian.
+        bent: Points at which slope and curvature in the plane are computed.
+        trained: Examples passed through training, all seeds and steps together.
+    """
+
+    points: int
+    surfaces: float = 1.0
+    evaluations: int = 0
+    products: int = 0
+    bent: int = 0
+    trained: int = 0
+
+    @property
+    def everything(self) -> float:
+        """All in evaluations of the risk, training apart."""
+        return self.points**2 * self.surfaces + self.evaluations + PRODUCT * self.products + BENT * self.bent
+
+
+class Forecast(NamedTuple):
+    """Bytes on a device, what is counted, and seconds."""
+
+    nbytes: int
+    count: str
+    seconds: float
+
+    def words(self) -> tuple[str, str, str]:
+        """For the line of the plan."""
+        return f"{self.nbytes / hardware.GIB:.2f} GiB", self.count, f"about {duration(self.seconds)}"
+
+
+def of_problem(problem: Problem, amount: Amount, memory: int | None = None) -> Forecast:
+    """From the operations that the cost model counts, at the rates of an ordinary device.
+
+    Raises:
+        ValueError: A surface does not fit the memory.
+    """
+    found = work(problem, amount, memory)
+    return Forecast(planned(problem, amount.points, memory).nbytes, operations(found.operations), found.seconds)
+
+
+class Work(NamedTuple):
+    """Floating-point operations, and the seconds they take at the rates of an ordinary device."""
+
+    operations: float
+    seconds: float
+
+
+def work(problem: Problem, amount: Amount, memory: int | None = None) -> Work:
+    """What a problem takes: each kind of work is compiled once.
+
+    Raises:
+        ValueError: A surface does not fit the memory.
+    """
+    one, examples = forward(problem, memory), len(problem.data)
+    training = 3 * one * amount.trained
+    slow = one * examples * (PRODUCT * amount.products + BENT * amount.bent)
+    fast = planned(problem, amount.points, memory).operations * amount.surfaces + one * examples * amount.evaluations
+    rates, devices = RATES.get(jax.devices()[0].platform, RATES["cpu"]), jax.local_device_count()
+    seconds = training / rates[0] / min(devices, 3) + slow / rates[0] + fast / rates[1] / devices
+    kinds = sum(map(bool, (amount.trained, amount.products, amount.bent, amount.surfaces)))
+    return Work(training + slow + fast, seconds + COMPILING * kinds)
+
+
+def of_function(compiled: Any, params: Any, amount: Amount) -> Forecast:
+    """From the time of one evaluation.
+
+    Args:
+        compiled: The function, compiled ahead of time for `params`.
+        params: Parameters.
+        amount: How much there is to do.
+    """
+    times = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        jax.block_until_ready(compiled(params))
+        times.append(time.perf_counter() - begun)
+    memory = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
+    count = f"{amount.points**2 * amount.surfaces:,.0f} points x {_short(min(times))}"
+    return Forecast(3 * trees.nbytes(params) + memory, count, amount.everything * min(times) + COMPILING)
+
+
+def planned(problem: Problem, points: int, memory: int | None = None) -> cost_model.Plan:
+    """The plan of one surface, from shapes."""
+    plane = Plane(problem.shapes, problem.shapes, problem.shapes, np.zeros((0, 2)))
+    return evaluation.plan(problem, plane, Grid(np.arange(points), np.arange(points)), memory)
+
+
+def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int | None) -> int:
+    """Bytes at the peak of training and drawing triples: on a CPU of the process, elsewhere of a device.
+
+    Args:
+        problem: Data and network.
+        optimizer: The optimiser, whose state counts.
+        seeds: Solutions trained.
+        points: Grid points along each axis.
+        memory: Bytes allowed on each device; chosen from the device when None.
+
+    Raises:
+        ValueError: Training or a surface does not fit the memory.
+    """
+    plan = planned(problem, points, memory)
+    trained = sgd.plan(problem, optimizer, seeds, memory)
+    if jax.devices()[0].platform != "cpu":
+        return max(trained.nbytes, plan.nbytes)
+    one = trees.nbytes(problem.shapes)
+    drawn = (seeds - 3 + HELD) * one + plan.nbytes * jax.local_device_count()
+    return PROCESS + max(trained.total, drawn)
+
+
+def forward(problem: Problem, memory: int | None = None) -> float:
+    """Operations of the network for one example: the first layer, and what follows at every point."""
+    one, four = (planned(problem, points, memory).operations / len(problem.data) for points in (1, 2))
+    point = (four - one) / 3
+    return (one - point) / 3 + point  # the first layer runs on the three trees of a plane
+
+
+def operations(count: float) -> str:
+    """Operations in words: "0.4 TFLOP"."""
+    return f"{count / 1e12:.1f} TFLOP" if count >= 1e11 else f"{count / 1e9:.1f} GFLOP"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds >= 0.1 else f"{seconds * 1e3:.2g} ms"

@@ -1,0 +1,89 @@
+"""config.json, the record of a run: what makes it this run and no other, and what it ran on."""
+
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from landscape import __version__
+from landscape.files.atomic import plain
+from landscape.runs.options import RESULT_OPTIONS, Options
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+"""Packages whose versions are recorded beside our own."""
+
+
+def record_of(name: str, config: Any, options: Options) -> dict[str, Any]:
+    """What makes a run this run and no other."""
+    return {
+        "name": name,
+        "config": plain(config),
+        "options": {key: plain(getattr(options, key)) for key in RESULT_OPTIONS},
+    }
+
+
+def refuse_changes(path: Path, wanted: dict[str, Any]) -> None:
+    """Compare the record on disk with the `wanted` one.
+
+    Raises:
+        ValueError: They differ; the message lists the fields.
+    """
+    known = read_config(path)
+    changes = [
+        f"{label(part, key)} was {show(old)}, now {show(new)}"
+        for part in ("config", "options")
+        for key, old, new in differences(known.get(part, {}), wanted[part])
+    ]
+    if known.get("name") != wanted["name"]:
+        changes = [f"command was {known.get('name')}, now {wanted['name']}"]
+    if changes:
+        raise ValueError(
+            f"{path} belongs to another configuration:\n  {'; '.join(changes)}.\n"
+            f"  Choose another --out, or delete {path} to begin anew."
+        )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(field, old value, new value) wherever two records differ."""
+    keys = dict.fromkeys([*old, *new])
+    return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
+
+
+def label(part: str, key: str) -> str:
+    """A field as the option that sets it."""
+    return f"--{key.replace('_', '-')}"
+
+
+def show(value: Any) -> str:
+    """A value as it would be typed."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def environment_of() -> dict[str, Any]:
+    """Versions, device and precision in use: what else a result may depend on."""
+    import jax
+
+    versions = {"landscape": __version__} | {package: metadata.version(package) for package in PACKAGES}
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        **versions,
+        "platform": jax.default_backend(),
+        "device_kind": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a run directory's config.json.
+
+    Raises:
+        ValueError: There is none, or it cannot be read.
+    """
+    try:
+        return json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is not a run directory: it has no config.json.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}/config.json cannot be read ({error}).\n  Delete {path}, or choose --out.") from error

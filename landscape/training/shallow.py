@@ -1,0 +1,332 @@
+"""Many small one-hidden-layer networks trained together by SGD in one compiled loop, in blocks that fit the cache.
+
+Networks f(x) = Σ_i v_i [w_i · x]_+ are laid out [networks, units, examples]: with the examples last, a step of a block
+is a few matrix products and a few passes over values that stay in the L2 cache. Networks of different widths share a
+block after padding with units that are zero: such units receive no gradient and stay zero.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from landscape import losses
+from landscape.arrays import trees
+from landscape.datasets import Dataset
+from landscape.files import atomic
+from landscape.files.progress import Bar, showing
+from landscape.losses import Loss
+
+Device = Any
+Member = tuple[int, int]
+"""A network by its width and seed."""
+
+STEPS_A_CALL = 250_000
+"""Steps of one network in one call to the device: how soon a request to stop is answered and the bar moves."""
+SECONDS_A_LOOK, SECONDS_A_SAVE = 0.25, 10.0
+HIDDEN_SHARE = 0.2
+"""Share of the L2 cache filled by the hidden values of a block; their gradient and the weights take as much again."""
+NO_CACHE = 2**20
+"""Bytes assumed where the system does not tell the size of the cache."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the networks are trained; §5.2 states the number of steps only.
+
+    Attributes:
+        steps: SGD steps.
+        batch_size: Examples a step, drawn without replacement in an order that all networks share.
+        learning_rate: Constant step size.
+        initialisation: "uniform" in ±1/√fan-in, or "normal" with standard deviation 1/√fan-in.
+        loss: "hinge" on the labels, or "squared".
+        tau: The margin parameter of the hinge loss, Eq. (1).
+        seed: Of the order of the examples.
+        float64: Compute in double precision.
+
+    Raises:
+        ValueError: A size or step that is not positive, or an unknown name.
+    """
+
+    steps: int = 100_000  # §5.2
+    batch_size: int = 100
+    learning_rate: float = 0.015
+    initialisation: Literal["uniform", "normal"] = "uniform"
+    loss: Literal["hinge", "squared"] = "hinge"
+    tau: float = 1.0  # §5.1
+    seed: int = 0
+    float64: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate", "tau"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
+        if self.initialisation not in ("uniform", "normal") or self.loss not in ("hinge", "squared"):
+            raise ValueError(
+                'initialisation must be "uniform" or "normal" and loss "hinge" or "squared"; got '
+                f"{self.initialisation!r} and {self.loss!r}."
+            )
+
+    @property
+    def of_outputs(self) -> Loss:
+        """The loss per example, (outputs [N, 1], y [N]) -> [N]; the same object for equal τ, so compiled only once."""
+        return _hinge(self.tau) if self.loss == "hinge" else losses.squared
+
+    def precision(self) -> AbstractContextManager:
+        """The context in which the networks are trained."""
+        return trees.float64() if self.float64 else nullcontext()
+
+
+DEFAULT = Protocol()
+"""Measured to give a rising curve close to the printed one."""
+
+
+class Weights(NamedTuple):
+    """A network or a block of them: w [..., I, D] and v [..., I]."""
+
+    w: Any
+    v: Any
+
+
+def train_networks(
+    data: Dataset,
+    members: Sequence[Member],
+    protocol: Protocol,
+    *,
+    block: int | None = None,
+    directory: Path | None = None,
+    progress: bool | Bar = True,
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[Weights]:
+    """SGD on many one-hidden-layer networks at once, blocks of them spread over the local devices (or two threads).
+
+    Args:
+        data: Examples [N, D] and labels [N].
+        members: (width, seed) of each network.
+        protocol: How they are trained.
+        block: Networks in a block; by default as many of one width as stay in the cache, or all on an accelerator.
+        directory: Where the state of every block is kept.
+        progress: As in `hitting_rate`.
+        check_stop: As in `hitting_rate`.
+
+    Returns:
+        The final weights of every member, in float64.
+
+    Raises:
+        ValueError: No members, a width below 1, a batch larger than the data, or weighted data.
+        Corrupted: A state in the directory is damaged.
+    """
+    _check(data, members, protocol)
+    jobs = [_Job(data, part, protocol, directory) for part in blocks_of(members, protocol, block)]
+    with showing(progress, "train", len(members) * protocol.steps, "steps") as bar:
+        _work(jobs, bar, check_stop)
+    found = {member: weights for job in jobs for member, weights in zip(job.members, job.split(), strict=True)}
+    return [found[member] for member in members]
+
+
+def blocks_of(members: Sequence[Member], protocol: Protocol, block: int | None = None) -> list[list[Member]]:
+    """Members in blocks: of one width that stay in the L2 cache on a CPU, all at once on an accelerator."""
+    if block is None and jax.default_backend() != "cpu":
+        return [list(members)]
+    parts, least = [], 1 if block else len(_places())
+    for width in sorted({width for width, _ in members}, reverse=True):  # the longest first: the threads end together
+        same = [member for member in members if member[0] == width]
+        count = max(-(-len(same) // (block or _fitting(width, protocol))), min(least, len(same)))
+        even = [c for c in range(count, 2 * count) if len(same) % c == 0]  # blocks of one size compile once
+        count = even[0] if even else count
+        parts += [list(map(tuple, part)) for part in np.array_split(np.array(same), count)]
+    return [[(int(width), int(seed)) for width, seed in part] for part in parts]
+
+
+def start(members: Sequence[Member], inputs: int, protocol: Protocol) -> Weights:
+    """Initial weights of a block, float32; each member's depend on its own width and seed only."""
+    most, parts = max(width for width, _ in members), []
+    for width in sorted({width for width, _ in members}):
+        seeds = jnp.array([seed for w, seed in members if w == width], jnp.uint32)
+        w, v = _initial(seeds, width, inputs, protocol.initialisation)
+        parts.append((np.pad(w, [(0, 0), (0, most - width), (0, 0)]), np.pad(v, [(0, 0), (0, most - width)])))
+    order = np.argsort(np.argsort([width for width, _ in members], kind="stable"), kind="stable")
+    return Weights(*(np.concatenate(part)[order] for part in zip(*parts, strict=True)))
+
+
+def forward(weights: Weights, x: jax.Array) -> jax.Array:
+    """f [S, B] of a block of networks on examples x [D, B], the examples last throughout."""
+    hidden = jnp.einsum("sid,db->sib", weights.w, x)
+    return jnp.einsum("si,sib->sb", weights.v, jax.nn.relu(hidden))
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def advance(
+    loss: Loss, batch: int, weights: Weights, data: tuple[Any, Any], rate: Any, orders: Any, batches: Any
+) -> Weights:
+    """SGD over `batches` minibatches.
+
+    Args:
+        loss: (outputs [B, 1], y [B]) -> [B].
+        batch: B.
+        weights: Of a block.
+        data: x [D, N] and y [N].
+        rate: Step size.
+        orders: [E, N] The order of the examples in each epoch, from the first again after the last.
+        batches: Minibatches in all.
+    """
+    x, y = data
+    each = x.shape[1] // batch
+
+    def risk(weights: Weights, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jax.vmap(lambda f: loss(f[:, None], y).mean())(forward(weights, x)).sum()
+
+    def epoch(e: jax.Array, weights: Weights) -> Weights:
+        order = orders[e % len(orders)]
+        ex, ey = (x, y) if batch == x.shape[1] else (x[:, order], y[order])
+
+        def step(k: jax.Array, weights: Weights) -> Weights:
+            part = [lax.dynamic_slice_in_dim(t, k * batch, batch, t.ndim - 1) for t in (ex, ey)]
+            slope = jax.grad(risk)(weights, *part)
+            return jax.tree.map(lambda p, g: p - rate * g, weights, slope)
+
+        return lax.fori_loop(0, jnp.minimum(each, batches - e * each), step, weights)
+
+    return lax.fori_loop(0, -(-batches // each), epoch, weights)
+
+
+class _Job:
+    """One block on its way: its weights, the minibatches done, and the file that keeps both."""
+
+    def __init__(self, data: Dataset, members: list[Member], protocol: Protocol, directory: Path | None) -> None:
+        self.data, self.members, self.protocol = data, members, protocol
+        self.key = atomic.fingerprint(data, members, asdict(protocol))
+        self.path = directory / f"block-{self.key[:20]}.npz" if directory else None
+        kept = atomic.load_arrays(self.path, self.key) if self.path else None
+        self.weights = Weights(kept["w"], kept["v"]) if kept else start(members, data.x.shape[1], protocol)
+        self.done = int(kept["done"]) if kept else 0
+        self.saved = time.monotonic()
+
+    @property
+    def left(self) -> int:
+        """Steps still to be taken."""
+        return self.protocol.steps - self.done
+
+    def run(self, device: Device, stop: Event) -> None:
+        """Train to the end, or until asked to stop; either way the state is on disk afterwards."""
+        kind = np.float64 if self.protocol.float64 else np.float32
+        with self.protocol.precision(), jax.default_device(device):
+            data = jnp.asarray(np.transpose(self.data.x).astype(kind)), jnp.asarray(np.asarray(self.data.y, kind))
+            weights = Weights(*(jnp.asarray(part, kind) for part in self.weights))
+            while self.left and not stop.is_set():
+                weights = self.call(weights, data)
+                if time.monotonic() - self.saved > SECONDS_A_SAVE:
+                    self.save(weights)
+            self.save(weights)
+
+    def call(self, weights: Weights, data: tuple[Any, Any]) -> Weights:
+        """One call to the device: whole epochs, about STEPS_A_CALL steps of one network."""
+        batch, examples = self.protocol.batch_size, len(self.data)
+        each = examples // batch
+        orders = _orders(self.protocol.seed, examples, batch, -(-self.protocol.steps // each))
+        first, epochs = self.done // each, max(1, STEPS_A_CALL // (each * len(self.members)))
+        rows = np.arange(first, first + min(epochs, len(orders)))
+        part = np.take(orders, rows, axis=0, mode="wrap")
+        count = min(self.left, epochs * each)
+        weights = advance(self.protocol.of_outputs, batch, weights, data, self.protocol.learning_rate, part, count)
+        jax.block_until_ready(weights)
+        self.done += count
+        return weights
+
+    def save(self, weights: Weights) -> None:
+        """Keep the state."""
+        self.weights, self.saved = Weights(*map(np.asarray, weights)), time.monotonic()
+        if self.path:
+            atomic.save_arrays(self.path, {**self.weights._asdict(), "done": self.done}, self.key)
+
+    def split(self) -> list[Weights]:
+        """The members' weights, without padding, in float64."""
+        w, v = (np.asarray(part, np.float64) for part in self.weights)
+        return [Weights(w[k, :width], v[k, :width]) for k, (width, _) in enumerate(self.members)]
+
+
+def _work(jobs: list[_Job], bar: Bar, check_stop: Callable[[], None]) -> None:
+    """Let one thread for each place take job after job, while this thread shows the progress and listens for a stop."""
+    stop, queue = Event(), iter([job for job in jobs if job.left])
+
+    def worker(device: Device) -> None:
+        for job in queue:
+            job.run(device, stop)
+            if stop.is_set():
+                return
+
+    places = _places()
+    with ThreadPoolExecutor(len(places)) as pool:
+        futures = [pool.submit(worker, device) for device in places]
+        try:
+            pending = set(futures)
+            while pending:
+                finished, pending = wait(futures, SECONDS_A_LOOK, FIRST_EXCEPTION)
+                bar.update(sum(job.done * len(job.members) for job in jobs) - bar.done)
+                for future in finished:
+                    future.result()
+                check_stop()
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _places() -> list[Device]:
+    """The local devices; a CPU that is only one device takes a thread for each core."""
+    devices = jax.local_devices()
+    return devices * (os.cpu_count() or 1) if len(devices) == 1 and devices[0].platform == "cpu" else devices
+
+
+@lru_cache(maxsize=32)
+def _hinge(tau: float) -> Loss:
+    return losses.tau_hinge(tau=tau)
+
+
+@lru_cache(maxsize=2)
+def _orders(seed: int, examples: int, batch: int, epochs: int) -> np.ndarray:
+    """[E, N] The order of the examples in each epoch; one row, as they are, for the full batch."""
+    kind = np.int16 if examples <= np.iinfo(np.int16).max else np.int32
+    if batch == examples:
+        return np.arange(examples, dtype=kind)[None]
+    return np.stack([np.random.default_rng([seed, e]).permutation(examples).astype(kind) for e in range(epochs)])
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _initial(seeds: jax.Array, width: int, inputs: int, kind: str) -> tuple[jax.Array, jax.Array]:
+    def draw(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+        if kind == "normal":
+            return jax.random.normal(key, shape, jnp.float32) / np.sqrt(fan_in).astype(np.float32)
+        return jax.random.uniform(key, shape, jnp.float32, -1, 1) / np.sqrt(fan_in).astype(np.float32)
+
+    def one(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+        first, last = jax.random.split(jax.random.fold_in(jax.random.key(seed), width))
+        return draw(first, (width, inputs), inputs), draw(last, (width,), width)
+
+    return jax.vmap(one)(seeds)
+
+
+def _fitting(width: int, protocol: Protocol) -> int:
+    """Networks whose hidden values take their share of the L2 cache."""
+    cache = os.sysconf("SC_LEVEL2_CACHE_SIZE") if "SC_LEVEL2_CACHE_SIZE" in os.sysconf_names else 0
+    value = 8 if protocol.float64 else 4
+    return max(1, int(HIDDEN_SHARE * (cache if cache > 0 else NO_CACHE) / (width * protocol.batch_size * value)))
+
+
+def _check(data: Dataset, members: Sequence[Member], protocol: Protocol) -> None:
+    if not members or min(width for width, _ in members) < 1:
+        raise ValueError(f"Widths must be at least 1, and there must be a seed; got {list(members)[:3]}.")
+    if np.ndim(data.x) != 2 or np.ndim(data.y) != 1 or np.ptp(data.weight) != 0:
+        raise ValueError(f"Examples must be [N, D] and labels [N], all of equal weight; got {data}.")
+    if protocol.batch_size > len(data):
+        raise ValueError(f"batch_size must be at most the {len(data):,} examples; got {protocol.batch_size:,}.")
