@@ -16,6 +16,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # started here: commands run inside a test then find four devices, whatever the machine has
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the random search for unsound intervals runs."""
+    parser.addoption("--cases", type=int, default=200, help="random branches of test_soundness.py; 10000 take hours")
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with the real MNIST and CIFAR-10 files; tests that need it are skipped where it is not given."""

@@ -154,7 +154,8 @@ def quadrature_error(branch: Branch, data: Sample, tau: float) -> Callable[[jax.
 
     def error(lo: jax.Array, hi: jax.Array) -> jax.Array:
         slope = bounds(jax.vmap(jax.grad(branch, 1), (None, 0)), Bounds(lo, hi), Bounds(low, high))
-        return jnp.sum(scale * jnp.sum((slope.hi - slope.lo) / 2 * extent, 1))
+        off = jnp.sum(scale * jnp.sum((slope.hi - slope.lo) / 2 * extent, 1))
+        return jnp.where(jnp.isnan(off), jnp.inf, off)
 
     return error
 
@@ -173,7 +174,10 @@ def enclosed_loss(
     loss, error = margin_loss(branch, data, tau), quadrature_error(branch, data, tau)
 
     def by_intervals(lo: jax.Array, hi: jax.Array) -> Enclosure:
-        found, off = enclose(loss, lo, hi), error(lo, hi)
+        found = enclose(loss, lo, hi)
+        if data.boxes is None:
+            return found
+        off = error(lo, hi)
         return found._replace(
             lo=found.lo - off, hi=found.hi + off, centre_lo=found.centre_lo - off, centre_hi=found.centre_hi + off
         )

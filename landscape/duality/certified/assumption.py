@@ -1,6 +1,6 @@
 """Assumption 1, τ > y f(w; x) for all w ∈ W_1 × … × W_I: the smallest admissible τ, certified."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from landscape.duality.certified.branch_and_bound import batched
 from landscape.duality.certified.envelopes import halved
 from landscape.duality.certified.frontiers import Interval
 from landscape.duality.certified.interval_rules import Bounds
-from landscape.duality.certified.intervals import Enclosure, bounds
+from landscape.duality.certified.intervals import Enclosure, bounds, halves
 from landscape.duality.risks import Sample, sample
 from landscape.networks import Network
 
@@ -41,7 +41,7 @@ def smallest_tau(
         tol: Wanted precision.
 
     Raises:
-        ValueError: W not compact, data not finite, or an operation without an interval rule.
+        ValueError: W not compact, data or branch not finite, or an operation without an interval rule.
     """
     total = sum(count for _, _, count in branches)
     if total < 1:
@@ -81,9 +81,9 @@ def margins(branch: Branch | Network, domain: Domain | tuple[Any, Any], data: An
             examined += len(lo)
             centres = checked.project((lo + hi) / 2)
             corners = checked.project(np.where(np.arange(2)[:, None, None] == 0, lo, hi).reshape(-1, size))
-            best = np.maximum(best, points(np.concatenate([centres, corners])).max(0))
+            best = np.maximum(best, _finite(points, np.concatenate([centres, corners])).max(0))
             high, slopes = cells(lo, hi)
-            open_cells = ((high > best + tol).any(1)) & checked.meets(lo, hi)
+            open_cells = ~(high <= best + tol).all(1) & checked.meets(lo, hi)
             still = np.flatnonzero(open_cells)
             if examined + 2 * len(still) > CELLS:
                 highest = np.maximum(highest, high[still].max(0))
@@ -92,8 +92,20 @@ def margins(branch: Branch | Network, domain: Domain | tuple[Any, Any], data: An
         return Margins(best - 1e-12 * (1 + np.abs(best)), np.maximum(highest, best + tol))
 
 
-def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
-    """Compiled: y f at points [C, p] -> [C, N]; upper bounds of y f on cells -> [C, N], and slopes for splitting."""
+def _finite(points: Any, w: np.ndarray) -> np.ndarray:
+    """y f at points of W, [C, N]."""
+    found = points(w)
+    bad = np.flatnonzero(~np.isfinite(found).all(1))
+    if len(bad):
+        raise ValueError(
+            f"The branch's output is not finite at w = {w[bad[0]]}, which lies in W.\n"
+            "  Assumption 1 needs a branch that is bounded on all of W."
+        )
+    return found
+
+
+def enclosed_margins(f: Branch, data: Sample) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
+    """y f at a point w [p] -> [N]; upper bounds of y f on a cell (lo, hi) -> [N], and slopes for splitting it."""
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
     boxes = Bounds(x, x) if data.boxes is None else Bounds(*map(jnp.asarray, data.boxes))
 
@@ -101,17 +113,23 @@ def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
         return y * jax.vmap(f, (None, 0))(w, inputs)
 
     def upper(lo: jax.Array, hi: jax.Array) -> tuple[jax.Array, Enclosure]:
-        centre, half = (lo + hi) / 2, (hi - lo) / 2 * (1 + 1e-15)
-        natural = bounds(margin, Bounds(lo, hi), boxes)
-        middle = bounds(margin, Bounds(centre, centre + 0.0), boxes)
-        slope = bounds(jax.jacfwd(margin), Bounds(lo, hi), boxes)
-        steep = jnp.maximum(jnp.abs(slope.lo), jnp.abs(slope.hi))
-        high = jnp.fmin(natural.hi, middle.hi + jnp.sum(steep * half[None], 1))
-        spread = jnp.max(slope.hi - slope.lo, 0)
+        centre, half = halves(lo, hi)
+        both = jax.jacfwd(lambda w, inputs: (margin(w, inputs),) * 2, has_aux=True)
+        ends = jnp.stack([lo, centre]), jnp.stack([hi, centre])
+        slope, value = jax.vmap(lambda a, b: bounds(both, Bounds(a, b), boxes))(*ends)
+        steep = jnp.maximum(jnp.abs(slope.lo[0]), jnp.abs(slope.hi[0]))
+        far = jnp.sum(steep * half[None], 1)  # nan where 0·inf: the natural bound then
+        middle = value.hi[1]
+        high = jnp.fmin(value.hi[0], middle + far + 1e-15 * (jnp.abs(middle) + len(lo) * far))
+        spread = jnp.max(slope.hi[0] - slope.lo[0], 0)
         none = jnp.zeros(())
-        return jnp.where(jnp.isnan(high), jnp.inf, high), Enclosure(none, none, none, none, -spread, spread)
+        return high, Enclosure(none, none, none, none, -spread, spread)
 
+    return (lambda w: margin(w, x)), upper
+
+
+def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
+    """`enclosed_margins` compiled, for points [C, p] and cells [C, p] each."""
     chunk = int(np.clip(2**20 // (8 * len(data.y)), 8, 4096))
-    points = jax.jit(jax.vmap(lambda w: margin(w, x)))
-    cells = jax.jit(jax.vmap(upper))
+    points, cells = (jax.jit(jax.vmap(kernel)) for kernel in enclosed_margins(f, data))
     return (lambda w: batched(points, chunk, w)), (lambda lo, hi: batched(cells, chunk, lo, hi))

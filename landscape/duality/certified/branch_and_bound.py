@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from landscape.duality.branches import NORMS, Ball, Branch, Domain, Regulariser, as_function
-from landscape.duality.certified.intervals import Enclosure, enclose
+from landscape.duality.certified.intervals import Enclosure, enclose, halves, reach
 from landscape.duality.risks import enclosed_loss, margin_loss, quadrature_error, sample
 from landscape.networks import Network
 
@@ -68,15 +68,10 @@ def make_kernels(
     bound_g = enclosed_loss(f, found, tau, lipschitz)
     chunk = int(np.clip(2**20 // (8 * len(found.y)), 16, 4096))
 
-    def both(lo: jax.Array, hi: jax.Array) -> tuple[Enclosure, Enclosure]:
-        around = enclose(h.value, lo, hi)
-        if h.convex:
-            slope = jnp.nan_to_num(jax.grad(h.value)((lo + hi) / 2), posinf=0.0, neginf=0.0)
-            around = around._replace(slope_lo=slope, slope_hi=slope)
-        return bound_g(lo, hi), around
+    bound_h = enclosed_regulariser(h)
 
     points = jax.jit(jax.vmap(lambda w: loss(w) + error(w, w + 0.0)))
-    cells = jax.jit(jax.vmap(both))
+    cells = jax.jit(jax.vmap(lambda lo, hi: (bound_g(lo, hi), bound_h(lo, hi))))
     return Kernels(
         domain,
         h.convex,
@@ -84,8 +79,23 @@ def make_kernels(
         _checked(partial(batched, points, chunk)),
         partial(batched, jax.jit(jax.vmap(h.value)), 4096),
         lambda lo, hi: Cells(lo, hi, *batched(cells, chunk, lo, hi)),
-        partial(batched, jax.jit(jax.vmap(partial(_rescale, h.value))), 4096),
+        partial(batched, jax.jit(jax.vmap(partial(rescale, h.value))), 4096),
     )
+
+
+def enclosed_regulariser(h: Regulariser) -> Callable[[jax.Array, jax.Array], Enclosure]:
+    """Bounds of h on a box (lo, hi); where h is convex its slopes are one subgradient at the centre."""
+
+    def around(lo: jax.Array, hi: jax.Array) -> Enclosure:
+        found = enclose(h.value, lo, hi)
+        if not h.convex:
+            return found
+        slope = jax.grad(h.value)((lo + hi) / 2)
+        known = jnp.isfinite(slope).all()  # at a kink it may be nan: any slope on the box then
+        ends = (jnp.where(known, slope, end) for end in (found.slope_lo, found.slope_hi))
+        return Enclosure(*found[:4], *ends)
+
+    return around
 
 
 def _largest_on_ball(h: Callable[[jax.Array], jax.Array], ball: Ball) -> float | None:
@@ -96,7 +106,7 @@ def _largest_on_ball(h: Callable[[jax.Array], jax.Array], ball: Ball) -> float |
     return reach if h is NORMS["l2"] else reach**2
 
 
-def _rescale(h: Callable[[jax.Array], jax.Array], start: jax.Array, w: jax.Array, target: jax.Array) -> jax.Array:
+def rescale(h: Callable[[jax.Array], jax.Array], start: jax.Array, w: jax.Array, target: jax.Array) -> jax.Array:
     """start + t (w − start) with the largest t ∈ [0, 4] found by bisection for which h ≤ target."""
 
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -182,6 +192,11 @@ def _check_continuous(cells: Cells, outer: Cells) -> None:
             )
 
 
+def _scaled(lam: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """λ times ends that may be infinite; nothing where λ = 0."""
+    return lam * np.where(lam == 0, 0.0, values)
+
+
 @dataclass(eq=False)
 class Search:
     """State of one branch and bound.
@@ -203,7 +218,10 @@ class Search:
     targets: np.ndarray
 
     def run(self, tol: float, max_cells: int) -> np.ndarray:
-        """C_k, certified: at most g + λ_k h on every shell, [N]."""
+        """C_k, certified: at most g + λ_k h on every shell, [N].
+
+        A pair is put aside only where its bound is known to be high enough.
+        """
         lowest = np.full(len(self.slopes), np.inf)
         lo, hi = self.kernels.domain.lo[None], self.kernels.domain.hi[None]
         examined, outer = 0, None
@@ -213,9 +231,9 @@ class Search:
                 _check_continuous(cells, outer)
             examined += len(lo)
             cell, shell, low = self._pairs(cells)
-            still = np.unique(cell[low < self.targets[shell] - tol])
+            still = np.unique(cell[~(low >= self.targets[shell] - tol)])
             self._improve((lo[still] + hi[still]) / 2, cells.g.centre_hi[still])
-            open_pairs = low < self.targets[shell] - tol
+            open_pairs = ~(low >= self.targets[shell] - tol)
             still = np.unique(cell[open_pairs])
             narrow = np.max((hi - lo) / np.maximum(self.kernels.domain.hi - self.kernels.domain.lo, 1e-300), 1)
             if examined + 2 * len(still) > max_cells or (len(still) and narrow[still].min() < SMALLEST):
@@ -233,16 +251,27 @@ class Search:
         counts = np.maximum(last - first + 1, 0)
         cell = np.repeat(np.arange(len(counts)), counts)
         shell = np.arange(len(cell)) - np.repeat(np.cumsum(counts) - counts, counts) + first[cell]
-        lam = self.slopes[shell]
-        natural = cells.g.lo[cell] + lam * cells.h.lo[cell]
-        tilt = [g[cell] + lam[:, None] * h[cell] for g, h in zip(cells.g[4:], cells.h[4:], strict=True)]
-        steep = np.maximum(np.abs(tilt[0]), np.abs(tilt[1]))
-        half = ((cells.hi - cells.lo) / 2)[cell]
-        centred = cells.g.centre_lo[cell] + lam * cells.h.centre_lo[cell] - np.sum(steep * half, 1) * (1 + 1e-14)
-        return cell, shell, np.fmax(natural, centred) - 1e-15 * (1 + lam)
+        return cell, shell, self._lower(cells, cell, self.slopes[shell])
+
+    def _lower(self, cells: Cells, cell: np.ndarray, lam: np.ndarray) -> np.ndarray:
+        """Below g + λ h on cells, for pairs (cell, λ); −inf where nothing is known."""
+        half = halves(cells.lo, cells.hi)[1][cell]
+        sizes = [_scaled(lam, h[cell]) for h in (cells.h.lo, cells.h.centre_lo)]
+        tilt = [g[cell] + _scaled(lam[:, None], h[cell]) for g, h in zip(cells.g[4:], cells.h[4:], strict=True)]
+        moved = reach(np.maximum(np.abs(tilt[0]), np.abs(tilt[1])) * (1 + 1e-14), half)
+        losses = cells.g.lo[cell], cells.g.centre_lo[cell] - moved
+        found = [
+            loss + size - 1e-15 * (1 + lam + np.abs(loss) + np.abs(size))
+            for loss, size in zip(losses, sizes, strict=True)
+        ]
+        low = np.fmax(*found)
+        return np.where(np.isnan(low), -np.inf, low)
 
     def _improve(self, centres: np.ndarray, values: np.ndarray) -> None:
-        """Take the cells' centres, and their images on the two nearest budgets, as feasible points."""
+        """Take the cells' centres, and their images on the two nearest budgets, as feasible points.
+
+        A centre itself serves the next budget: on a narrow peak its images may have lost the peak.
+        """
         inside = self.kernels.domain.contains(centres)
         centres, values = centres[inside], values[inside]
         if len(centres) == 0:
@@ -251,6 +280,8 @@ class Search:
         below = np.clip(np.searchsorted(self.grid, size, side="right") - 1, 0, top)
         shell = np.minimum(below, top - 1)
         np.minimum.at(self.targets, shell, values + self.slopes[shell] * size)
+        above = np.searchsorted(self.grid, size * (1 + INWARD))
+        self.take(above[above <= top], values[above <= top], centres[above <= top])
         budget = np.concatenate([below, np.minimum(below + 1, top)])
         self.take(*candidates(self.kernels, self.grid, self.start, np.tile(centres, (2, 1)), budget))
 

@@ -16,6 +16,7 @@ from landscape.duality.branches import Branch, Domain, checked_domain, lattice, 
 from landscape.duality.certified.branch_and_bound import Kernels, make_kernels
 from landscape.duality.certified.envelopes import LATTICE, ConvexEnvelope, Planes, convex_envelope, halved, hull_planes
 from landscape.duality.certified.frontiers import Frontier, Interval
+from landscape.duality.certified.intervals import halves, reach
 from landscape.networks import Network
 
 
@@ -62,7 +63,7 @@ def divergence(
         frontier: The branch's frontier, traced or in closed form.
         tol: Wanted precision, in loss.
         lipschitz: As for `frontier`.
-        max_cells: Cells examined in each search before the precision is given up.
+        max_cells: Cells examined in each search before the precision is given up; it bounds the time.
 
     Raises:
         ValueError: As for `frontier`.
@@ -114,28 +115,35 @@ def _supremum(
 
     def reached(w: np.ndarray) -> np.ndarray:
         budget = kernels.size(w) if size is None else size.upper(w)
-        return np.interp(budget, frontier.budgets, frontier.lower) - loss.upper(w)
+        return _lower_values(frontier, budget) - loss.upper(w)
 
     values = reached(points)
     best, at = float(values.max()), points[values.argmax()]
+    rounding = 1e-14 * (1 + float(np.abs(loss.upper(points)).max()))
     lo, hi = kernels.domain.lo[None], kernels.domain.hi[None]
     examined, highest = 0, best
     while len(lo):
         examined += len(lo)
-        cells, centre, half = kernels.bounds(lo, hi), (lo + hi) / 2, (hi - lo) / 2
+        cells, (centre, half) = kernels.bounds(lo, hi), halves(lo, hi)
         inside = kernels.domain.contains(centre) & loss.spans(centre)
         if inside.any():
             values = reached(centre[inside])
             if values.max() > best:
                 best, at = float(values.max()), centre[inside][values.argmax()]
         high = _upper_values(frontier, loss.lower, size, cells.h, centre, half)
-        still = np.flatnonzero((high > best + tol / 2) & kernels.domain.meets(lo, hi))
+        still = np.flatnonzero(~(high <= best + tol / 2) & kernels.domain.meets(lo, hi))
         if examined + 2 * len(still) > max_cells:
             highest = max(highest, float(high[still].max()))
             break
         highest = max(highest, best + tol / 2)
         lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], cells.h), kernels.domain)
-    return Interval(max(0.0, best), max(0.0, highest)), at
+    return Interval(max(0.0, best - rounding), max(0.0, highest + rounding)), at
+
+
+def _lower_values(frontier: Frontier, budget: np.ndarray) -> np.ndarray:
+    """Below v at budgets known up to rounding, [C]; −inf where nothing is known."""
+    found = np.interp(budget + 1e-14 * (1 + np.abs(budget)), frontier.budgets, frontier.lower)
+    return np.where(np.isnan(found), -np.inf, found)
 
 
 def _upper_values(
@@ -156,14 +164,15 @@ def _upper_values(
         which = size.lower.active(centre)
         lows = highs = size.lower.slopes[which]
         base = np.sum(lows * centre, 1) + size.lower.offsets[which]
-        least = base - np.sum(np.abs(lows) * half, 1)
-    reach = np.sum(np.maximum(np.abs(lows), np.abs(highs)) * half, 1)
-    sigma = _slope_range(frontier, base - reach, base + reach)
+        least = base - reach(np.abs(lows), half)
+    far = reach(np.maximum(np.abs(lows), np.abs(highs)), half)
+    sigma = _slope_range(frontier, base - far, base + far)
     corners = [np.abs(s[:, None] * e - slope) for s in sigma for e in (lows, highs)]
     upper = np.interp(base, frontier.budgets, frontier.upper)
-    tilted = upper - value + np.sum(np.maximum.reduce(corners) * half, 1)
-    plain = np.interp(least, frontier.budgets, frontier.upper) - value + np.sum(np.abs(slope) * half, 1)
-    return np.fmin(tilted, plain) + 1e-14
+    tilted = upper - value + reach(np.maximum.reduce(corners), half)
+    plain = np.interp(least, frontier.budgets, frontier.upper) - value + reach(np.abs(slope), half)
+    found = np.fmin(tilted, plain) + 1e-14 * (1 + np.abs(slope * centre).sum(1))
+    return np.where(np.isnan(found), np.inf, found)
 
 
 def _slope_range(frontier: Frontier, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

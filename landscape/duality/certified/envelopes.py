@@ -13,13 +13,16 @@ from scipy.spatial import ConvexHull
 
 from landscape.duality.branches import Domain
 from landscape.duality.certified.frontiers import lower_hull
-from landscape.duality.certified.intervals import Enclosure
+from landscape.duality.certified.intervals import Enclosure, halves, reach
 
 LATTICE = {1: 1025, 2: 1089, 3: 2197}
 """Points of the lattice for each p."""
 
 FACETS = 600
 """Facets that are certified; the rest of the hull is left out of the lower bound."""
+
+PAIRS = 64
+"""Pairs of a cell and a plane that may be examined, in units of the cells that may."""
 
 Bounds = Callable[[np.ndarray, np.ndarray], Enclosure]
 
@@ -72,22 +75,34 @@ def hull_planes(points: np.ndarray, values: np.ndarray) -> Planes:
         points: [M, p].
         values: Upper bounds of f there, [M].
     """
+    varying = np.ptp(points, axis=0) > 0
+    if not varying.any():
+        return Planes(np.zeros((1, points.shape[1])), values.min(keepdims=True))
+    low, extent = points.min(0)[varying], np.ptp(points, axis=0)[varying]
+    base, span = values.min(), np.ptp(values) or 1.0
+    planes = _unit_planes((points[:, varying] - low) / extent, (values - base) / span)
+    slopes = np.zeros((len(planes), points.shape[1]))
+    slopes[:, varying] = span * planes[:, :-1] / extent
+    offsets = base + span * planes[:, -1] - slopes[:, varying] @ low
+    sizes = np.abs(values).max() + np.abs(slopes) @ np.abs(points).max(0)
+    return Planes(slopes, offsets + 1e-11 * span * (planes.shape[1] > 2) + 1e-15 * sizes)
+
+
+def _unit_planes(points: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Rows (slope, offset) of the lower hull of points that fill the unit cube and values in [0, 1], to 1e-11."""
     size = points.shape[1]
     if size == 1:
-        order = np.argsort(points[:, 0])
-        x, y = points[order, 0], values[order]
+        order = np.lexsort((values, points[:, 0]))
+        x, first = np.unique(points[order, 0], return_index=True)
+        y = values[order][first]
         kept = lower_hull(x, y)
-        if len(kept) < 2:
-            return Planes(np.zeros((1, 1)), y[kept[:1]])
         slopes = np.diff(y[kept]) / np.diff(x[kept])
-        return Planes(slopes[:, None], y[kept[:-1]] - slopes * x[kept[:-1]])
-    top = values.max() + 10 * np.ptp(values) + 1
-    cloud = np.vstack([np.column_stack([points, values]), [*points.mean(0), top]])
+        return np.column_stack([slopes, y[kept[:-1]] - slopes * x[kept[:-1]]])
+    cloud = np.vstack([np.column_stack([points, values]), [*points.mean(0), 12.0]])
     equations = ConvexHull(cloud).equations
     below = equations[equations[:, size] < -1e-9]
     planes = -below[:, [*range(size), size + 1]] / below[:, size : size + 1]
-    planes = np.unique(np.round(planes, 12), axis=0)
-    return Planes(planes[:, :size], planes[:, size] + 1e-11 * (1 + np.abs(values).max()))
+    return np.unique(np.round(planes, 12), axis=0)
 
 
 def convex_envelope(
@@ -108,7 +123,7 @@ def convex_envelope(
         values: Upper bounds of f there, [M].
         tol: Wanted precision of the planes from below.
         preference: Where the envelope matters most, larger first, [M].
-        max_cells: Cells examined before the precision is given up.
+        max_cells: Cells examined before the precision is given up, and `PAIRS` times as many pairs.
     """
     upper = hull_planes(points, values)
     order = np.argsort(-preference)
@@ -121,11 +136,17 @@ def convex_envelope(
 
 
 def _sides(points: np.ndarray) -> Planes:
-    """The hull of points [M, p]."""
-    if points.shape[1] == 1:
-        return Planes(np.array([[1.0], [-1.0]]), np.array([-points.max(), points.min()]))
-    equations = ConvexHull(points).equations
-    return Planes(equations[:, :-1], equations[:, -1])
+    """The hull of points [M, p]; a coordinate in which they all agree has no sides."""
+    low, extent = points.min(0), np.ptp(points, axis=0)
+    varying = extent > 0
+    unit = (points[:, varying] - low[varying]) / extent[varying]
+    if unit.shape[1] > 1:
+        equations = ConvexHull(unit).equations
+    else:
+        equations = np.array([[1.0, -1.0], [-1.0, 0.0]]) if varying.any() else np.zeros((1, 1))
+    slopes = np.zeros((len(equations), len(low)))
+    slopes[:, varying] = equations[:, :-1] / extent[varying]
+    return Planes(slopes, equations[:, -1] - slopes @ low)
 
 
 def tilted_minima(
@@ -135,20 +156,17 @@ def tilted_minima(
     best, lowest = reached.copy(), np.full(len(slopes), np.inf)
     lo, hi = domain.lo[None], domain.hi[None]
     cell, plane = np.zeros(len(slopes), int), np.arange(len(slopes))
-    examined = 0
+    examined, pairs = 0, 0
     while len(lo):
-        found, centre, half = bounds(lo, hi), (lo + hi) / 2, (hi - lo) / 2
-        examined += len(lo)
+        found, (centre, half) = bounds(lo, hi), halves(lo, hi)
+        examined, pairs = examined + len(lo), pairs + len(cell)
         tilt, at = slopes[plane], np.sum(slopes[plane] * centre[cell], 1)
-        steep = np.maximum(np.abs(found.slope_lo[cell] - tilt), np.abs(found.slope_hi[cell] - tilt))
-        centred = found.centre_lo[cell] - at - np.sum(steep * half[cell], 1)
-        natural = found.lo[cell] - at - np.sum(np.abs(tilt) * half[cell], 1)
-        low = np.fmax(centred, natural) - 1e-14 * (1 + np.abs(at))
+        low = _lower(found, cell, tilt, centre, half)
         inside = domain.contains(centre)[cell]
         np.minimum.at(best, plane[inside], (found.centre_hi[cell] - at)[inside])
-        open_pairs = (low < best[plane] - tol) & domain.meets(lo, hi)[cell]
+        open_pairs = ~(low >= best[plane] - tol) & domain.meets(lo, hi)[cell]
         still = np.unique(cell[open_pairs])
-        if examined + 2 * len(still) > max_cells:
+        if examined + 2 * len(still) > max_cells or pairs + 2 * open_pairs.sum() > PAIRS * max_cells:
             np.minimum.at(lowest, plane[open_pairs], low[open_pairs])
             break
         place = np.full(len(lo), -1)
@@ -157,6 +175,17 @@ def tilted_minima(
         cell, plane = np.concatenate([cell, cell + len(still)]), np.tile(plane, 2)
         lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], found), domain)
     return np.minimum(best - tol, lowest)
+
+
+def _lower(found: Enclosure, cell: np.ndarray, tilt: np.ndarray, centre: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Below f(w) − ⟨tilt, w⟩ on cells, for pairs (cell, tilt); −inf where nothing is known."""
+    parts = tilt * centre[cell]
+    at, rounding = parts.sum(1), 1e-14 * (1 + np.abs(parts).sum(1))
+    steep = np.maximum(np.abs(found.slope_lo[cell] - tilt), np.abs(found.slope_hi[cell] - tilt))
+    low = -np.full(len(cell), np.inf)
+    for value, slope in ((found.centre_lo, steep), (found.lo, np.abs(tilt))):
+        low = np.fmax(low, value[cell] - at - reach(slope, half[cell]) - rounding - 1e-15 * np.abs(value[cell]))
+    return low
 
 
 def halved(lo: np.ndarray, hi: np.ndarray, found: Enclosure, domain: Domain) -> tuple[np.ndarray, np.ndarray]:
