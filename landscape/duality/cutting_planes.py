@@ -34,7 +34,7 @@ ROWS = 300
 
 
 class Convex(NamedTuple):
-    """A convex function on W, over batches of points or cells [C, p].
+    """A function on W, usually convex, over batches of points or cells [C, p].
 
     Attributes:
         value: h at points, [C].
@@ -96,9 +96,11 @@ def _planes(h: Convex, points: np.ndarray) -> Rows:
     may be off, and its rounding, is paid for on all of W. The points are drawn at random, so that none is at a kink.
     """
     found, slopes = h.around(points, points + 0.0), h.gradient(points)
-    radius = (found.slope_hi - found.slope_lo) * (0.5 + 4 * EPSILON)
+    known = np.isfinite(found.slope_lo) & np.isfinite(found.slope_hi)
+    low, high = (np.where(known, end, 0.0) for end in (found.slope_lo, found.slope_hi))
+    radius = np.where(known, (high - low) * (0.5 + 4 * EPSILON), np.inf)
     tight = (radius <= 1e-6 * (1 + np.abs(slopes))).all(1, keepdims=True)
-    slopes = np.where(tight, found.slope_lo / 2 + found.slope_hi / 2, slopes)
+    slopes = np.where(tight, low / 2 + high / 2, slopes)
     steep = np.abs(slopes) + np.abs(slopes).max(1, initial=0.0, keepdims=True)
     radius = np.where(tight, radius, 32 * EPSILON * steep)
     reach = np.maximum(h.domain.hi - points, points - h.domain.lo)

@@ -46,9 +46,6 @@ class LeastSize(NamedTuple):
 def least_size(h: Regulariser, domain: Domain) -> LeastSize:
     """The smallest h on W; call inside `trees.float64()`.
 
-    A function that is not said to be convex is taken to be (Theorem 1 presumes it) only where cells leave the bounds
-    more than `CLOSE` apart, and only if no point found lies below a plane.
-
     Raises:
         ValueError: h is not one real number, not finite at a point of W, not bounded from below, said to be convex and
             is not, or uses an operation without an interval rule.
@@ -57,17 +54,32 @@ def least_size(h: Regulariser, domain: Domain) -> LeastSize:
     if exact is not None:
         return exact
     _check_output(h, len(domain.lo))
-    given = _compiled(h, domain)
-    points = np.concatenate([domain.project(np.zeros((1, len(domain.lo)))), lattice(domain, 4096)])
-    values = given.value(points)
-    if h.convex:
-        found = _by_planes(given, points, values)
+    return searched(_compiled(h, domain), h.convex)
+
+
+def searched(h: Convex, convex: bool) -> LeastSize:
+    """The smallest value of a compiled function on W.
+
+    A function that is not said to be convex is taken to be (Theorem 1 presumes it) only where cells leave the bounds
+    more than `CLOSE` apart, and only if no point found lies below a plane.
+
+    Args:
+        h: The function; it need not be convex.
+        convex: Whether it is said to be.
+
+    Raises:
+        ValueError: As for `least_size`.
+    """
+    points = np.concatenate([h.domain.project(np.zeros((1, len(h.domain.lo)))), lattice(h.domain, 4096)])
+    values = h.value(points)
+    if convex:
+        found = _by_planes(h, points, values)
         if found is None:
             raise ValueError("The regulariser is said to be convex, but lies below one of its own tangents on W.")
     else:
-        found = _by_cells(given, (domain.lo, domain.hi), points[np.argmin(values)], CELLS)
+        found = _by_cells(h, (h.domain.lo, h.domain.hi), points[np.argmin(values)], CELLS)
         if found.value - found.bound > CLOSE * float(np.abs(values).max()):
-            planes = _by_planes(given, np.vstack([points, found.point]), np.append(values, found.value))
+            planes = _by_planes(h, np.vstack([points, found.point]), np.append(values, found.value))
             if planes is not None:
                 found = planes._replace(bound=min(max(planes.bound, found.bound), planes.value))
     if not np.isfinite(found.bound):
@@ -142,7 +154,7 @@ def _by_cells(h: Convex, box: tuple[np.ndarray, np.ndarray], start: np.ndarray, 
         kept = np.flatnonzero((low <= value) & domain.meets(lo, hi))
         examined += len(lo)
         if len(kept) == 0:  # h is certainly larger than its rounded value at the point
-            return LeastSize(point, value, value, lo, hi)
+            return LeastSize(point, value, value - 4 * EPSILON * abs(value), lo, hi)
         lo, hi = lo[kept], hi[kept]
         bound = max(bound, float(low[kept].min()))
         width = (hi - lo).max(0)
