@@ -64,8 +64,11 @@ def frontier(
     Warns:
         NotConvexWarning: Δ_i was wanted, and h is not convex.
     """
-    if budgets < 1 or not tol > 0 or max_cells < 1:
-        raise ValueError(f"budgets, tol and max_cells must be positive; got {budgets}, {tol}, {max_cells}.")
+    if budgets != int(budgets) or budgets < 1 or not 0 < tol < np.inf or max_cells < 1:
+        raise ValueError(
+            "budgets, tol and max_cells must be positive, budgets whole and tol finite; "
+            f"got {budgets}, {tol}, {max_cells}."
+        )
     with trees.float64():
         size, checked = regulariser(h), checked_domain(domain)
         kernels = make_kernels(branch, size, checked, data, tau, lipschitz)

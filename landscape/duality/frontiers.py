@@ -23,11 +23,12 @@ def real_array(name: str, value: object) -> np.ndarray:
     """
     try:
         array = np.asarray(value)
-        if np.iscomplexobj(array):
-            raise ValueError(f"{name} must be real; got complex numbers ({array.dtype}).\n  Pass the real part.")
-        return np.asarray(array, np.float64)
-    except TypeError as error:
+        found = array if np.iscomplexobj(array) else np.asarray(array, np.float64)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must hold real numbers; got {type(value).__name__}: {error}.") from error
+    if np.iscomplexobj(found):
+        raise ValueError(f"{name} must be real; got complex numbers ({found.dtype}).\n  Pass the real part.")
+    return found
 
 
 def real_number(name: str, value: object) -> float:
