@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from landscape.duality.certified.frontiers import real_array, real_number
 from landscape.networks import Network, one_example
 
 
@@ -101,7 +102,7 @@ def checked_domain(domain: Domain | tuple[Any, Any]) -> Domain:
     """W with arrays of float64; a pair (lo, hi) is a box.
 
     Raises:
-        ValueError: W is not compact, or empty.
+        ValueError: W is not compact, or empty, or not given by real vectors.
     """
     if isinstance(domain, Product):
         return Product(tuple(_checked_part(part) for part in domain.parts))
@@ -110,10 +111,18 @@ def checked_domain(domain: Domain | tuple[Any, Any]) -> Domain:
 
 def _checked_part(domain: Box | Ball | tuple[Any, Any]) -> Box | Ball:
     if isinstance(domain, Ball):
-        found: Box | Ball = Ball(np.atleast_1d(np.asarray(domain.centre, np.float64)), float(domain.radius))
+        centre, radius = real_array("A ball's centre", domain.centre), real_number("A ball's radius", domain.radius)
+        found: Box | Ball = Ball(np.atleast_1d(centre), radius)
+        ends = [found.centre]
     else:
-        lo, hi = (np.atleast_1d(np.asarray(end, np.float64)) for end in domain)
-        found = Box(*np.broadcast_arrays(lo, hi))
+        if len(domain) != 2:
+            raise ValueError(f"W is a Box, a Ball, a Product or a pair (lo, hi); got {len(domain)} parts.")
+        ends = [np.atleast_1d(real_array("W's bounds", end)) for end in domain]
+        if len({end.shape for end in ends} - {(1,)}) > 1:
+            raise ValueError(f"W's bounds must have the same length p; got shapes {[end.shape for end in ends]}.")
+        found = Box(*(end.copy() for end in np.broadcast_arrays(*ends)))
+    if any(end.ndim != 1 or end.size == 0 for end in ends):
+        raise ValueError(f"W's bounds or centre must be vectors [p], p ≥ 1; got shapes {[end.shape for end in ends]}.")
     if not (np.isfinite(found.lo).all() and np.isfinite(found.hi).all()):
         raise ValueError(f"W must be compact (Theorem 1); got {domain}.\n  Give finite bounds, or a ball.")
     if not np.all(found.lo <= found.hi):
@@ -156,7 +165,7 @@ def regulariser(h: "str | Callable[[jax.Array], jax.Array] | Regulariser") -> Re
         return h
     if callable(h):
         return Regulariser(h, False)
-    if h not in NORMS:
+    if not isinstance(h, str) or h not in NORMS:
         raise ValueError(f"A regulariser is one of {', '.join(NORMS)} or a function of w; got {h!r}.")
     return Regulariser(NORMS[h], True)
 

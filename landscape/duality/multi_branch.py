@@ -16,7 +16,7 @@ import numpy as np
 from landscape.duality.branches import Ball, Box, Product, Regulariser, chain, unit
 from landscape.duality.certified.branch_frontier import frontier
 from landscape.duality.certified.divergence import Divergence, divergence
-from landscape.duality.certified.frontiers import EPSILON, Frontier, Interval, lower_hull
+from landscape.duality.certified.frontiers import EPSILON, Frontier, Interval, lower_hull, real_number
 from landscape.duality.certified.min_plus import share
 from landscape.duality.risks import Quadrature, circle, sphere
 
@@ -131,6 +131,7 @@ def duality_gap(
     >>> found.gap.contains(0.020768632916351211), found.gap.width < 1e-6
     (True, True)
     """
+    K = real_number("K", K)
     kinds, counts = _kinds(frontiers, num_branches)
     num = sum(counts)
     step, grids = _common_grid(kinds)
@@ -150,7 +151,9 @@ def duality_gap(
     dual = Interval(low_dual - slack, high_dual + slack)
     primal = Interval(max(low_dual + low_excess - slack, dual.lo), high_dual + high_excess + slack)
     worst = max(kind.nonconvexity.hi for kind in kinds)
-    gap = Interval(max(0.0, primal.lo - dual.hi), max(0.0, min(primal.hi - dual.lo, worst / num + slack)))
+    known = np.isfinite([*primal, *dual, worst]).all()
+    high = min(primal.hi - dual.lo, worst / num + slack) if known else np.inf
+    gap = Interval.not_negative(primal.lo - dual.hi if known else 0.0, high)
     worst_delta = _delta(kinds, delta)
     ratio = _ratio(gap, worst_delta, num)
     return DualityGap(
@@ -186,6 +189,8 @@ def _kinds(
         else:
             raise ValueError(f"{len(given)} frontiers were given for {num_branches} branches; give one, or one each.")
     else:
+        if not all(isinstance(n, int | np.integer) for n in np.ravel(np.asarray(num_branches, object))):
+            raise ValueError(f"num_branches must be a whole number, or a list of them; got {num_branches!r}.")
         counts = [int(n) for n in num_branches]
     if len(counts) != len(given) or min(counts) < 1:
         raise ValueError(f"num_branches must be at least 1 for each of {len(given)} frontiers; got {num_branches}.")
@@ -222,7 +227,7 @@ def _budget(grids: list[_Kind], counts: list[int], step: float, K: float) -> flo
     excess = num * K - least
     if excess < -1e-12 * max(1.0, abs(least), num * abs(K)):
         raise ValueError(
-            f"K = {K:.6g} is infeasible: the mean of the branches' smallest h is {least / num:.6g}.\n"
+            f"K = {K:.10g} is infeasible: the mean of the branches' h is certainly at least {least / num:.10g} on W.\n"
             "  Choose K at least that large."
         )
     capacity = float(np.dot(counts, [len(g.at) - 1 for g in grids]))
@@ -281,7 +286,7 @@ def _shares(
 def _delta(kinds: list[Frontier], delta: Interval | float | None) -> Interval:
     """Δ_worst: as given, or the largest of the frontiers', or [G₁, inf]."""
     if delta is not None:
-        found = delta if isinstance(delta, Interval) else Interval(float(delta), float(delta))
+        found = delta if isinstance(delta, Interval) else Interval(*[real_number("delta", delta)] * 2)
         if not found.lo >= 0 or not found.hi >= found.lo:
             raise ValueError(f"Δ_worst cannot be negative; got {delta}.")
         return found

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape.duality.branches import Branch
+from landscape.duality.certified.frontiers import real_array, real_number
 from landscape.duality.certified.interval_rules import Bounds
 from landscape.duality.certified.intervals import Enclosure, bounds, enclose
 
@@ -113,16 +114,19 @@ def sample(data: Any) -> Sample:
     """Data in float64: a `Dataset`, a `Quadrature`, or anything with x, y and weight; a pair (x, y) too.
 
     Raises:
-        ValueError: Values that are not finite (Assumption 1 needs bounded data), labels other than ±1, no weight.
+        ValueError: Values that are not finite (Assumption 1 needs bounded data) or not real, labels other than ±1,
+            shapes that do not fit, no weight.
     """
     parts = [getattr(data, name) for name in ("x", "y", "weight")] if hasattr(data, "x") else [*data, None]
-    x, y = (np.atleast_1d(np.asarray(part, np.float64)) for part in parts[:2])
-    weight = np.ones(len(y)) if parts[2] is None else np.asarray(parts[2], np.float64)
+    x, y = (np.atleast_1d(real_array(name, part)) for name, part in zip(("x", "y"), parts, strict=False))
+    weight = np.ones(len(y)) if parts[2] is None else real_array("weight", parts[2])
     boxes = (np.asarray(data.lo), np.asarray(data.hi)) if isinstance(data, Quadrature) else None
     if not all(np.isfinite(part).all() for part in (x, weight, *(boxes or ()))):
         raise ValueError("The data must be finite: Assumption 1 fails for inputs that are not bounded.")
     if len(x) != len(y) or not np.isin(y, (-1.0, 1.0)).all():
         raise ValueError(f"Labels must be −1 or +1, one for each of {len(x)} examples; got {np.unique(y)[:5]}.")
+    if weight.shape != y.shape or y.ndim != 1:
+        raise ValueError(f"y and weight must both be [N]; got shapes {y.shape} and {weight.shape}.")
     if weight.min() < 0 or not weight.sum() > 0:
         raise ValueError("The weights must not be negative, and not all zero.")
     return Sample(x, y, weight / weight.sum(), boxes)
@@ -134,6 +138,7 @@ def margin_loss(branch: Branch, data: Sample, tau: float) -> Callable[[jax.Array
     Raises:
         ValueError: τ is not positive.
     """
+    tau = real_number("τ", tau)
     if not (tau > 0 and math.isfinite(tau)):
         raise ValueError(f"τ must be positive; got {tau}.")
     x, factor = jnp.asarray(data.x), jnp.asarray(data.weight * data.y / tau)

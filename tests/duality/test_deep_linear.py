@@ -401,3 +401,41 @@ def test_reduced_rank_regressions_are_certified(rng):
     values = np.array([row["value"] for row in rows]).reshape(3, 9)
     assert (np.diff(values, axis=1) < 1e-12).all()  # a wider network is never worse
     assert (np.diff(values, axis=0) > 0).all()  # more regularisation always costs
+
+
+def test_complex_infinite_and_misshapen_inputs_are_refused() -> None:
+    """Nothing is cut to its real part, and no nan reaches a value."""
+    X, Y = np.eye(2), np.diag([3.0, 2.0])
+    cases = [
+        ((X, Y * 1j, (1,), 0.5), "Y must be real"),
+        ((X + 0j, Y, (1,), 0.5), "X must be real"),
+        ((X, Y, (1,), 0.5 + 0j), "gamma must be real"),
+        ((X, Y, (1,), [0.5]), "gamma must be one number"),
+        ((X, Y, (1,), np.nan), "gamma must be a finite"),
+        ((X, Y, (np.nan,), 0.5), "whole numbers"),
+        ((X, Y, (1.5,), 0.5), "whole numbers"),
+        ((X, Y[0], (1,), 0.5), "must be a matrix"),
+        ((X, Y[None], (1,), 0.5), "must be a matrix"),
+        ((X, np.full((2, 2), np.inf), (1,), 0.5), "nan or infinite"),
+        ((X, Y * 1e200, (1,), 0.5), "largest float64"),
+        ((X, [["a", "b"]], (1,), 0.5), "real numbers"),
+    ]
+    for arguments, words in cases:
+        with np.errstate(all="ignore"), pytest.raises(ValueError, match=words):
+            deep_linear.DeepLinear(*arguments)
+    problem = deep_linear.DeepLinear(X, Y, (1,), 0.5)
+    weights = deep_linear.closed_form(problem).weights
+    for f in (deep_linear.objective, deep_linear.variational):
+        with pytest.raises(ValueError, match="must be real"):
+            f(problem, [W + 0j for W in weights])
+        with pytest.raises(ValueError, match="must be finite"):
+            f(problem, [W * np.nan for W in weights])
+    with pytest.raises(ValueError, match="must be real"):
+        deep_linear.dual_value(problem, 1j * Y)
+    with pytest.raises(ValueError, match="shape of Y"):
+        deep_linear.dual_value(problem, Y[:1])
+    with pytest.raises(ValueError, match="must be a matrix"):
+        deep_linear.with_bias(X[0])
+    broken = dataclasses.replace(deep_linear.closed_form(problem), Lam=np.full((2, 2), np.nan))
+    with pytest.raises((ValueError, np.linalg.LinAlgError)):
+        deep_linear.verify(broken)

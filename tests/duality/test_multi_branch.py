@@ -3,11 +3,13 @@
 import itertools
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
 import landscape as ls
+from landscape.duality.certified.closed_forms import closed_form
 from landscape.duality.certified.frontiers import envelope
 from landscape.duality.multi_branch import Frontier, Interval, duality_gap
 
@@ -244,6 +246,94 @@ def test_wrong_use_says_what_to_do() -> None:
         duality_gap(quadratic(), 0, 0.5)
     with pytest.raises(ValueError, match="K must be a number"):
         duality_gap(quadratic(), 1, math.nan)
+
+
+@pytest.mark.parametrize(
+    "bad", [math.inf, math.nan, (0.0, math.inf), (math.nan, 0.0), np.where(UNIT == 0.5, math.nan, 0)]
+)
+def test_bands_that_say_nothing_are_refused(bad) -> None:
+    """An infinite band would make the gap [0, 0]."""
+    with pytest.raises(ValueError, match="infinite or nan"):
+        Frontier(UNIT, 1 - UNIT, bad)
+    with pytest.raises(ValueError, match="infinite or nan"):
+        Frontier(UNIT, 1 - UNIT, 0.0, at_budgets=bad[1] if isinstance(bad, tuple) and bad[1] else math.nan)
+
+
+def test_odd_numbers_are_refused() -> None:
+    for words, make in {
+        "budgets must be real": lambda: Frontier(UNIT + 0j, 1 - UNIT),
+        "values must be real": lambda: Frontier(UNIT, (1 - UNIT) * 1j),
+        "error must be real": lambda: Frontier(UNIT, 1 - UNIT, 1j),
+        "error must be a number or": lambda: Frontier(UNIT, 1 - UNIT, (0.0, np.zeros(3))),
+        "largest float64": lambda: Frontier(UNIT, -1.7e308 * UNIT, 1.7e308),
+        "delta must be an interval": lambda: Frontier(UNIT, 1 - UNIT, delta=Interval(math.nan, 1.0)),
+        "minimisers must be": lambda: Frontier(UNIT, 1 - UNIT, minimisers=np.zeros(5)),
+        "K must be one number": lambda: duality_gap(quadratic(), 2, np.ones(2)),
+        "K must be real": lambda: duality_gap(quadratic(), 2, 1j),
+        "whole number": lambda: duality_gap(quadratic(), [2.5], 0.5),
+        "cannot be negative": lambda: duality_gap(quadratic(), 2, 0.5, delta=math.nan),
+    }.items():
+        with np.errstate(over="ignore"), pytest.raises(ValueError, match=words):
+            make()
+
+
+def test_an_interval_end_that_is_nan_says_nothing() -> None:
+    assert Interval.not_negative(math.nan, math.nan) == Interval(0.0, math.inf)
+    assert Interval.not_negative(-1.0, 2.0) == Interval(0.0, 2.0)
+    assert Interval.not_negative(-2.0, -1.0) == Interval(0.0, 0.0)
+
+
+def test_closed_forms_with_steep_ends() -> None:
+    """Roots whose slope is infinite or not known at the first budget: finite bands, mixtures' gaps by brute force."""
+    seed = int(np.random.default_rng().integers(2**31))
+    rng = np.random.default_rng(seed)
+    for _ in range(6):
+        pairs = []
+        for _ in range(2):
+            first, power, scale = rng.uniform(0, 0.5), rng.uniform(0.4, 2.5), rng.uniform(0.2, 0.8)
+
+            def v(r, first=first, power=power, scale=scale):
+                return 1 - scale * (r - first) ** power
+
+            pairs.append((v, first, closed_form(v, first + 1.0, first=first, steps=400)))
+        for v, first, found in pairs:
+            r = first + np.linspace(0, 1, 4003)
+            assert np.isfinite(found.band).all(), seed
+            assert (np.interp(r, found.budgets, found.lower) <= v(r) + 1e-13).all(), seed
+            assert (np.interp(r, found.budgets, found.upper) >= v(r) - 1e-13).all(), seed
+        (v, first, _), (w, other, _) = pairs
+        total = first + other + rng.uniform(0.2, 1.8)
+        r = np.linspace(max(first, total - other - 1), min(first + 1, total - other), 200_001)
+        primal = np.min(v(r) + w(np.clip(total - r, other, other + 1))) / 2
+        hulls = []
+        for f, start, _ in pairs:
+            s = start + np.linspace(0, 1, 20_001)
+            hulls.append((s, envelope(s, f(s))))
+        mixed = np.interp(r, *hulls[0]) + np.interp(total - r, *hulls[1])
+        dual = mixed.min() / 2
+        found = duality_gap([found for *_, found in pairs], 2, total / 2)
+        assert np.isfinite(found.gap).all(), seed
+        assert found.gap.lo - 1e-4 <= primal - dual <= found.gap.hi + 1e-4, (seed, primal - dual, found)
+        assert found.primal.lo - 1e-9 <= primal, seed
+        assert found.dual.hi + 1e-9 >= dual - 1e-4, seed
+    found = closed_form(lambda r: 1 - (r - 0.3) ** 1.5 / 2, 1.3, first=0.3)
+    assert max(part.max() for part in found.band) < 1e-6
+    theta = 0.5
+    assert duality_gap(found, 1, 0.8).gap.contains((theta - theta**1.5) / 2)
+
+
+def test_what_is_no_closed_form() -> None:
+    with pytest.raises(ValueError, match="cannot increase"):
+        closed_form(lambda r: r, 1.0, steps=20)
+    with pytest.raises(ValueError, match="must be finite"):
+        closed_form(lambda r: jnp.log(r), 1.0, steps=20)
+    with pytest.raises(ValueError, match="one number"):
+        closed_form(lambda r: jnp.stack([r, r]), 1.0, steps=20)
+    with pytest.raises(ValueError, match="must be real"):
+        closed_form(lambda r: 1 - r * 1j, 1.0, steps=20)
+    for ends in ((1.0, 1.0), (math.nan, 0.0), (math.inf, 0.0)):
+        with pytest.raises(ValueError, match="first < last"):
+            closed_form(lambda r: 1 - r, ends[0], first=ends[1])
 
 
 def test_reached_through_the_package() -> None:

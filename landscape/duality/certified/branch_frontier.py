@@ -7,6 +7,9 @@ found: with C_k ≤ g(w) + λ_k h(w) for every w ∈ W with r_k ≤ h(w) ≤ r_(
 
 so that a cell of size s costs an error of order s², not s. From above, v at the budgets is the loss of feasible points,
 and between them that of the segment joining two of them, which is feasible because h is convex.
+
+The first budget is a certified lower bound of min h over W, so that every K below it is infeasible. For budgets between
+it and the smallest h, which differ by rounding where h is convex, v is taken to be v(min h).
 """
 
 from collections.abc import Callable
@@ -20,7 +23,8 @@ from landscape.arrays import trees
 from landscape.duality.branches import Branch, Domain, checked_domain, lattice, regulariser
 from landscape.duality.certified.branch_and_bound import Best, Kernels, Search, candidates, make_kernels, rescaled
 from landscape.duality.certified.divergence import divergence_of
-from landscape.duality.certified.frontiers import Frontier
+from landscape.duality.certified.frontiers import EPSILON, Frontier
+from landscape.duality.certified.least_size import LeastSize, least_size
 from landscape.networks import Network
 
 
@@ -60,12 +64,16 @@ def frontier(
     Warns:
         NotConvexWarning: Δ_i was wanted, and h is not convex.
     """
-    if budgets < 1 or not tol > 0 or max_cells < 1:
-        raise ValueError(f"budgets, tol and max_cells must be positive; got {budgets}, {tol}, {max_cells}.")
+    if budgets != int(budgets) or budgets < 1 or not 0 < tol < np.inf or max_cells < 1:
+        raise ValueError(
+            "budgets, tol and max_cells must be positive, budgets whole and tol finite; "
+            f"got {budgets}, {tol}, {max_cells}."
+        )
     with trees.float64():
-        kernels = make_kernels(branch, regulariser(h), checked_domain(domain), data, tau, lipschitz)
-        start = least_regularised(kernels)
-        grid = _budget_grid(kernels, start, budgets)
+        size, checked = regulariser(h), checked_domain(domain)
+        kernels = make_kernels(branch, size, checked, data, tau, lipschitz)
+        least = least_size(size, checked)
+        start, grid = least.point, _budget_grid(kernels, least, budgets)
         best = feasible_points(kernels, grid, start)
         at_best = kernels.bounds(best.points, best.points + 0.0).g
         wanted = tol + 2 * float(np.max(at_best.centre_hi - at_best.centre_lo))
@@ -76,7 +84,7 @@ def frontier(
             after = _search(kernels, grid, np.append(slopes[1:], 0.0), start, search.best)
             lines.append(after.run(wanted, max_cells))
             search.best = after.best
-        found = _certified(search, lines, name)
+        found = _certified(search, lines, least, name)
         return replace(found, delta=divergence_of(kernels, found, 50 * tol).paper) if delta else found
 
 
@@ -86,13 +94,14 @@ def _search(kernels: Kernels, grid: np.ndarray, slopes: np.ndarray, start: np.nd
     return Search(kernels, grid, slopes, start, best, np.minimum(*ends))
 
 
-def _certified(search: Search, lines: list[np.ndarray], name: str) -> Frontier:
+def _certified(search: Search, lines: list[np.ndarray], least: LeastSize, name: str) -> Frontier:
     """The band from C_k and the feasible points.
 
     Args:
         search: The search with the secants' slopes, and the best points.
         lines: C_k for those slopes; where v bends upwards within a shell also C_k for the next shell's slope, which is
             the tighter one for v(r_(k+1)) itself.
+        least: The smallest h.
         name: Of the frontier.
     """
     grid, slopes = search.grid, search.slopes
@@ -108,9 +117,54 @@ def _certified(search: Search, lines: list[np.ndarray], name: str) -> Frontier:
     lower = np.minimum(at, np.append(np.inf, np.minimum(at[:-1], right)))
     lower[:-1] = np.minimum(lower[:-1], left)
     rises = _between(search, points, values)
-    above = np.maximum(np.append(rises, 0.0), np.append(0.0, rises))
+    at = np.zeros(len(grid))
+    if least.value > least.bound:
+        at, rises = _from_smallest(search, least, values, rises, float(lower.min()))
+    above = np.maximum(np.maximum(np.append(rises, 0.0), np.append(0.0, rises)), at)
     below = np.maximum(values - lower, 0.0)
-    return Frontier(grid, values, (below, above), at_budgets=0.0, minimisers=points, name=name)
+    return Frontier(grid, values, (below, above), at_budgets=at, minimisers=points, name=name)
+
+
+def _from_smallest(
+    search: Search, least: LeastSize, values: np.ndarray, rises: np.ndarray, lowest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Upper bounds where the least h found is U and m = min h is only known to lie in [L, U]: at budgets, between.
+
+    A minimiser of h is feasible for every budget r ≥ m, so v(r) ≤ p, the largest g on cells that hold one. Lifted to
+    p + 2 (p − min v)(U − L)/δ at all budgets below U + δ/2, the model's hull stays above that of (U, p) and the budgets
+    beyond. Between the first two budgets v was bounded along a path that starts at U instead of L.
+
+    Args:
+        search: The search.
+        least: U, L and the cells.
+        values: g at the points found, [N+1].
+        rises: How far v may lie above the chord of two neighbouring budgets, [N].
+        lowest: A lower bound of v.
+    """
+    grid, step = search.grid, search.grid[1] - search.grid[0]
+    doubt = least.value - least.bound + 8 * EPSILON * abs(least.value)
+    peak = max(_largest_loss(search.kernels, least), values[0])
+    lifted = peak + 2 * (peak - lowest) * doubt / step
+    count = int(np.searchsorted(grid, least.bound + doubt + step / 2))
+    at, rises = np.zeros(len(grid)), rises.copy()
+    at[:count] = lifted - values[:count]
+    if count == 1:
+        rises[0] += (values[0] - values[1]) * doubt / step
+    else:
+        rises[:count] = peak - values[1 : count + 1][: len(rises[:count])]
+    return at, rises
+
+
+def _largest_loss(kernels: Kernels, least: LeastSize) -> float:
+    """An upper bound of g on cells that hold a minimiser of h."""
+    for lo, hi in ((least.lo, least.hi), (kernels.domain.lo[None], kernels.domain.hi[None])):
+        largest = float(np.max(kernels.bounds(lo, hi).g.hi))
+        if np.isfinite(largest):
+            return largest
+    raise ValueError(
+        "The branch's expected loss is not bounded where h is smallest, as far as interval arithmetic can tell.\n"
+        "  Change W, or name the regulariser (squared_l2, l2, l1, linf), whose minimiser is known exactly."
+    )
 
 
 PIECES = 8
@@ -151,33 +205,19 @@ def _joined(search: Search, points: np.ndarray, values: np.ndarray) -> tuple[np.
     return nodes, np.concatenate([values[None, :-1], losses, values[None, 1:]])
 
 
-def _budget_grid(kernels: Kernels, start: np.ndarray, steps: int) -> np.ndarray:
-    """Uniform budgets from the smallest h found on W to an upper bound of the largest."""
-    low = float(kernels.size(start[None])[0])
+def _budget_grid(kernels: Kernels, least: LeastSize, steps: int) -> np.ndarray:
+    """Uniform budgets from a lower bound of the smallest h on W to an upper bound of the largest."""
+    low = least.bound
     high = kernels.largest
     if high is None:
         high = float(kernels.bounds(kernels.domain.lo[None], kernels.domain.hi[None]).h.hi[0])
     inside = float(kernels.size(lattice(kernels.domain, 4096)).max())
     if not np.isfinite(high):
         raise ValueError("h is not bounded on W, as far as interval arithmetic can tell; change W or h.")
-    high = max(high, inside)
+    high = max(high, inside, least.value)
     if high - low < 1e-9 * max(1.0, abs(low)):
         high = low + 1e-9 * max(1.0, abs(low))
     return np.linspace(low, high, steps + 1)
-
-
-def least_regularised(kernels: Kernels) -> np.ndarray:
-    """A point of W with the smallest h, [p]: the lattice's best, improved by a shrinking search."""
-    domain = kernels.domain
-    points = np.concatenate([domain.project(np.zeros((1, len(domain.lo)))), lattice(domain, 4096)])
-    best = points[np.argmin(kernels.size(points))]
-    reach = (domain.hi - domain.lo) / 8
-    offsets = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * len(reach), indexing="ij"), -1).reshape(-1, len(reach))
-    for _ in range(40):
-        near = np.concatenate([best[None], domain.project(best + offsets * reach)])
-        best = near[np.argmin(kernels.size(near))]
-        reach = reach / 2
-    return best
 
 
 def feasible_points(kernels: Kernels, grid: np.ndarray, start: np.ndarray, points: int = 4096) -> Best:

@@ -6,12 +6,41 @@ Symbols of Theorem 1:
     P, D                        problems (2) and (3)            Δ     Theorem 1's divergence of a branch
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 EPSILON = float(np.finfo(np.float64).eps)
+
+
+def real_array(name: str, value: object) -> np.ndarray:
+    """Numbers in float64.
+
+    Raises:
+        ValueError: Complex numbers, of which float64 would keep the real part, or anything that is not a number.
+    """
+    try:
+        array = np.asarray(value)
+        found = array if np.iscomplexobj(array) else np.asarray(array, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold real numbers; got {type(value).__name__}: {error}.") from error
+    if np.iscomplexobj(found):
+        raise ValueError(f"{name} must be real; got complex numbers ({found.dtype}).\n  Pass the real part.")
+    return found
+
+
+def real_number(name: str, value: object) -> float:
+    """One real number, nan and infinities included; an array of one element is refused.
+
+    Raises:
+        ValueError: Complex numbers, arrays, or anything that is not a number.
+    """
+    array = real_array(name, value)
+    if array.ndim != 0:
+        raise ValueError(f"{name} must be one number; got an array of shape {array.shape}.")
+    return float(array)
 
 
 class Interval(NamedTuple):
@@ -24,6 +53,11 @@ class Interval(NamedTuple):
     def width(self) -> float:
         """hi − lo."""
         return self.hi - self.lo
+
+    @classmethod
+    def not_negative(cls, lo: float, hi: float) -> "Interval":
+        """[lo, hi] of a quantity that cannot be negative; an end that is nan says nothing, so it becomes 0 or inf."""
+        return cls(max(lo, 0.0) if lo < math.inf else 0.0, math.inf if math.isnan(hi) else max(hi, 0.0))
 
     def contains(self, value: float) -> bool:
         """Whether lo ≤ value ≤ hi."""
@@ -43,17 +77,19 @@ class Frontier:
     The last budget must reach the largest h on W: beyond it v is taken to be constant.
 
     Attributes:
-        budgets: Increasing, uniform, [N+1]; the first is the smallest h on W.
+        budgets: Increasing, uniform, [N+1]; the first is at most the smallest h on W. At budgets below the smallest h
+            v is taken to be its value there.
         values: v at the budgets, [N+1], not increasing.
         error: One number (±error everywhere), or a pair (below, above) of numbers or arrays [N+1] of which the linear
-            interpolants bound v − values from below and above, between the budgets too.
+            interpolants bound v − values from below and above, between the budgets too; finite.
         at_budgets: How far v may lie above `values` at the budgets themselves, a number or [N+1]; `above` when None.
         minimisers: A feasible w for each budget, [N+1, p], where known.
         delta: Theorem 1's Δ_i of this branch, where known.
         name: For tables and legends.
 
     Raises:
-        ValueError: Budgets that are not uniform, values that are not finite or that increase, a negative error.
+        ValueError: Budgets that are not uniform, values or bands that are not finite or real, values that increase, a
+            negative error, minimisers that are not one for each budget, a Δ_i that is no interval.
 
     >>> r = np.linspace(0, 1, 2001)
     >>> Frontier(r, 1 - r**2 / 2, (0, 4e-8))
@@ -69,7 +105,7 @@ class Frontier:
     name: str = ""
 
     def __post_init__(self) -> None:
-        budgets, values = (np.asarray(a, np.float64) for a in (self.budgets, self.values))
+        budgets, values = real_array("budgets", self.budgets), real_array("values", self.values)
         object.__setattr__(self, "budgets", budgets)
         object.__setattr__(self, "values", values)
         if budgets.ndim != 1 or budgets.shape != values.shape or len(budgets) < 2:
@@ -81,17 +117,33 @@ class Frontier:
             bad = int(np.flatnonzero(~np.isfinite(values))[0])
             raise ValueError(f"values must be finite; values[{bad}] is {values[bad]} (budget {budgets[bad]:g}).")
         self._check_band()
+        self._check_rest()
 
     def _check_band(self) -> None:
         below, above = self.band
-        if not (np.all(below >= 0) and np.all(above >= 0) and np.all(self.upper_at_budgets >= self.values)):
-            raise ValueError(f"error must not be negative or nan; got {self.error}.")
+        at = self.upper_at_budgets
+        for name, part in (("error", below), ("error", above), ("at_budgets", at - self.values)):
+            bad = np.flatnonzero(~(np.isfinite(part) & (part >= 0)))
+            if len(bad):
+                raise ValueError(
+                    f"{name} must not be negative, infinite or nan; at budget {self.budgets[bad[0]]:g} it is "
+                    f"{part[bad[0]]:g}.\n  Where v is not bounded, there is no certified frontier."
+                )
+        if not (np.isfinite(self.lower).all() and np.isfinite(self.upper).all()):
+            raise ValueError("values and error together exceed the largest float64; use other units.")
         rise = np.max(np.diff(self.values) - below[1:] - above[:-1])
-        if rise > 1e-12 * max(1.0, float(np.abs(self.values).max())):
+        if not rise <= 1e-12 * max(1.0, float(np.abs(self.values).max())):
             raise ValueError(
                 f"A frontier cannot increase with the budget; values rise by {rise:.3g} more than the error allows.\n"
                 "  Is `values` the minimum of g over h ≤ budget?"
             )
+
+    def _check_rest(self) -> None:
+        points = None if self.minimisers is None else np.shape(self.minimisers)
+        if points is not None and (len(points) != 2 or points[0] != len(self.budgets)):
+            raise ValueError(f"minimisers must be [{len(self.budgets)}, p], one for each budget; got shape {points}.")
+        if self.delta is not None and not 0 <= self.delta.lo <= self.delta.hi:
+            raise ValueError(f"delta must be an interval of numbers that are not negative; got {self.delta}.")
 
     @property
     def step(self) -> float:
@@ -101,9 +153,15 @@ class Frontier:
     @property
     def band(self) -> tuple[np.ndarray, np.ndarray]:
         """(below, above), both [N+1]."""
-        pair = self.error if isinstance(self.error, tuple) else (self.error, self.error)
-        below, above = (np.broadcast_to(np.asarray(e, np.float64), self.budgets.shape) for e in pair)
-        return below, above
+        below, above = self.error if isinstance(self.error, tuple) else (self.error, self.error)
+        return self._along("error", below), self._along("error", above)
+
+    def _along(self, name: str, value: float | np.ndarray) -> np.ndarray:
+        """One number, or one for each budget, as [N+1]."""
+        found = real_array(name, value)
+        if found.shape not in ((), self.budgets.shape):
+            raise ValueError(f"{name} must be a number or have shape {self.budgets.shape}; got {found.shape}.")
+        return np.broadcast_to(found, self.budgets.shape)
 
     @property
     def lower(self) -> np.ndarray:
@@ -118,7 +176,7 @@ class Frontier:
     @property
     def upper_at_budgets(self) -> np.ndarray:
         """Upper values of v at the budgets themselves, [N+1]."""
-        extra = self.band[1] if self.at_budgets is None else self.at_budgets
+        extra = self.band[1] if self.at_budgets is None else self._along("at_budgets", self.at_budgets)
         return self.values + extra
 
     @property
@@ -126,7 +184,7 @@ class Frontier:
         """G₁ = max_r (v − v**)(r), which bounds I·gap for every I and K, and is at most Δ."""
         hull_low = envelope(self.budgets, self.lower)
         hull_high = envelope(self.budgets, self.upper_at_budgets)
-        return Interval(max(0.0, float(np.max(self.lower - hull_high))), max(0.0, float(np.max(self.upper - hull_low))))
+        return Interval.not_negative(float(np.max(self.lower - hull_high)), float(np.max(self.upper - hull_low)))
 
     def __call__(self, r: np.ndarray | float) -> np.ndarray:
         """The piecewise linear model at budgets r, constant beyond the last."""

@@ -77,6 +77,8 @@ def share(
         total: n, whole grid steps to divide; n + fraction ≤ Σ counts[k] n_k.
         fraction: θ in [0, 1).
     """
+    if any(np.isnan(costs).any() for costs in (*plain, *shifted)):
+        raise ValueError("Costs must be numbers; some are nan.")
     sizes = np.array([len(c) - 1 for c in plain])
     per_step = (total + fraction) / float(np.dot(counts, sizes))
     half = (len(sizes) + 1 if len(sizes) > 1 else 1) * int(sizes.max()) + 2

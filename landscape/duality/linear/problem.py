@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from landscape.duality.certified.frontiers import real_array, real_number
+
 
 class Coordinates(NamedTuple):
     """Row coordinates of a problem: X = left · diag(1/inverse) · Qᵀ on its numerical rank r (at least one column).
@@ -42,7 +44,7 @@ class DeepLinear:
         gamma: γ ≥ 0, of any size.
 
     Raises:
-        ValueError: Shapes that do not fit, values that are not finite, a width below 1, or γ < 0.
+        ValueError: Shapes that do not fit, values that are not real or not finite, a width below 1, or γ < 0.
 
     >>> DeepLinear([[1, 0], [0, 1]], [[3, 0], [0, 2]], widths=(1,), gamma=0.5)
     DeepLinear(depth 2, widths 2-1-2, 2 examples, gamma 0.5)
@@ -63,7 +65,7 @@ class DeepLinear:
         object.__setattr__(self, "X", X)
         object.__setattr__(self, "Y", Y)
         object.__setattr__(self, "widths", _hidden_widths(self.widths))
-        object.__setattr__(self, "gamma", float(self.gamma))
+        object.__setattr__(self, "gamma", real_number("gamma", self.gamma))
         if not (np.isfinite(self.gamma) and self.gamma >= 0):
             raise ValueError(f"gamma must be a finite number, at least 0; got {self.gamma}.")
 
@@ -111,8 +113,13 @@ class DeepLinear:
 
 
 def with_bias(X: np.ndarray) -> np.ndarray:
-    """X with a row of ones below: the weights' last column is then the bias."""
-    return np.vstack([X, np.ones((1, np.shape(X)[1]))])
+    """X with a row of ones below: the weights' last column is then the bias.
+
+    Raises:
+        ValueError: X is not a finite real matrix.
+    """
+    X = _matrix("X", X)
+    return np.vstack([X, np.ones((1, X.shape[1]))])
 
 
 def rank_tolerance(X: np.ndarray) -> float:
@@ -124,7 +131,7 @@ def objective(problem: DeepLinear, weights: Sequence[np.ndarray]) -> float:
     """Eq. (4) at W_1 … W_H.
 
     Raises:
-        ValueError: The weights do not have the problem's shapes.
+        ValueError: The weights do not have the problem's shapes, or are not finite and real.
     """
     first, product = _layers(problem, weights)
     schatten = sum(float((singular_values(W) ** problem.depth).sum()) for W in (first, *weights[1:]))
@@ -135,7 +142,7 @@ def variational(problem: DeepLinear, weights: Sequence[np.ndarray]) -> float:
     """Eq. (6) at W_1 … W_H: ½‖Y − M‖² + γ‖M‖_*, M = W_H…W_1 X; never above (4), equal at balanced factors.
 
     Raises:
-        ValueError: The weights do not have the problem's shapes.
+        ValueError: The weights do not have the problem's shapes, or are not finite and real.
     """
     _, product = _layers(problem, weights)
     return 0.5 * float(((problem.Y - product) ** 2).sum()) + problem.gamma * float(singular_values(product).sum())
@@ -145,7 +152,13 @@ def dual_value(problem: DeepLinear, Lam: np.ndarray) -> float:
     """Eq. (5) at Λ [d_H, n]: ½‖Y‖² − ½‖Ỹ − Λ‖²_d, a lower bound of (4) wherever ‖Λ‖ ≤ γ and Row(Λ) ⊆ Row(X).
 
     Summed as ½‖Y−Ỹ‖² + ½Σ_{i>d} σ_i²(Ỹ−Λ) + ⟨Ỹ−Λ, Λ⟩ + ½‖Λ‖², which loses no digits where the optimum is small.
+
+    Raises:
+        ValueError: Λ is not a finite real matrix of the shape of Y.
     """
+    Lam = _matrix("Lam", Lam)
+    if Lam.shape != problem.Y.shape:
+        raise ValueError(f"Lam must have the shape of Y, {problem.Y.shape}; got {Lam.shape}.")
     rows = problem.coordinates
     Y, L = rows.labels, Lam @ rows.Q
     tail = float((singular_values(Y - L)[problem.d_min :] ** 2).sum())
@@ -170,9 +183,12 @@ def singular_values(A: np.ndarray) -> np.ndarray:
 
 def _layers(problem: DeepLinear, weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(W_1 X, W_H … W_1 X)."""
-    shapes = tuple(np.shape(W) for W in weights)
+    weights = [real_array("The weights", W) for W in weights]
+    shapes = tuple(W.shape for W in weights)
     if shapes != problem.shapes:
         raise ValueError(f"Weights must have shapes {problem.shapes} (W_1 to W_H); got {shapes}.")
+    if not all(np.isfinite(W).all() for W in weights):
+        raise ValueError("Weights must be finite; some are nan or infinite.")
     first = product = weights[0] @ problem.X
     for W in weights[1:]:
         product = W @ product
@@ -180,18 +196,21 @@ def _layers(problem: DeepLinear, weights: Sequence[np.ndarray]) -> tuple[np.ndar
 
 
 def _matrix(name: str, value: object) -> np.ndarray:
-    array = np.asarray(value, dtype=np.float64)
+    array = real_array(name, value)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name} must be a matrix with one column an example; got shape {array.shape}.")
     if not np.isfinite(array).all():
         wrong = int((~np.isfinite(array)).sum())
         raise ValueError(f"{name} has {wrong} values that are nan or infinite; remove those examples first.")
+    if not np.isfinite(np.sum(array**2)):
+        raise ValueError(f"The squares of {name} exceed the largest float64; divide {name} by its largest value first.")
     return array
 
 
 def _hidden_widths(widths: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(widths, Sequence | np.ndarray) or len(widths) == 0:
         raise ValueError(f"widths must list the hidden widths d_1 … d_(H-1), at least one; got {widths!r}.")
-    if any(int(width) != width or width < 1 for width in widths):
+    found = real_array("widths", widths)
+    if found.ndim != 1 or not np.all((found >= 1) & (found == np.floor(found)) & np.isfinite(found)):
         raise ValueError(f"Hidden widths must be whole numbers, at least 1; got {tuple(widths)}.")
-    return tuple(int(width) for width in widths)
+    return tuple(int(width) for width in found)
