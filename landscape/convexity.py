@@ -10,21 +10,16 @@ or flat surface measures 0 with one minimum; a 2 x 2 grid has no interior and me
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from landscape import trees
 from landscape.envelope import Envelope, Samples, between, clean, envelope, interpolate, rounding, spans, within
 from landscape.evaluation import profiles
-from landscape.problem import Problem
 
 if TYPE_CHECKING:
     from landscape.surfaces import Surface
@@ -84,7 +79,8 @@ def report(
     Args:
         surface: Grid and risk suffice; barriers and triangle need its anchors.
         layer: A further quantity of the surface to measure instead of its risk, for example the test risk.
-        barriers: [edges] Barriers along the edges computed exactly by `barriers`; else interpolated from the samples.
+        barriers: [edges] Barriers along the edges computed exactly by `barriers`; when None those that the surface
+            carries in its metadata, as those of a run do; only without any are they interpolated from the samples.
         threshold: Share of the range that a minimum's persistence must exceed.
 
     Raises:
@@ -104,6 +100,8 @@ def report(
             f"{whole.f.size} are finite here.\n  Evaluate it on a smaller extent, or find out where the loss overflows."
         )
     hull = envelope(whole.a, whole.b, whole.f)
+    if barriers is None:
+        barriers = known_barriers(surface, layer)
     if barriers is None:
         barriers = np.array([_interpolated_barrier(whole, hull, *ends) for ends in combinations(anchors, 2)])
     edges = np.asarray(barriers, float)
@@ -149,26 +147,28 @@ def edge_barriers(problem: Any, edges: Sequence[tuple[Any, Any]], *, points: int
     """
     if points < 3:
         raise ValueError(f"An edge needs at least 3 points, its ends included; got {points}.")
-    if isinstance(problem, Problem):
-        return np.array([_excess(line) for line in profiles(problem, edges, points=points)])
-    start, end = (trees.stack(side) for side in zip(*edges, strict=True))
-    values = _along(problem, start, end, jnp.linspace(0, 1, points))
-    return jax.tree.map(lambda v: np.array([_excess(np.asarray(line)) for line in v]), values)
+    lines = profiles(problem, edges, points=points)
+    return jax.tree.map(lambda of_all: np.array([barrier(line) for line in of_all]), lines)
 
 
-@partial(jax.jit, static_argnums=0)
-def _along(risk: Any, start: Any, end: Any, t: jax.Array) -> Any:
-    def edge(ends: tuple[Any, Any]) -> Any:
-        step = trees.subtract(ends[1], ends[0])
-        return lax.map(lambda s: risk(trees.axpy(s, step, ends[0])), t)
-
-    return lax.map(edge, (start, end))
+def known_barriers(surface: "Surface", layer: str | None = None) -> np.ndarray | None:
+    """The exact barriers [edges] that a surface carries, of its risk or of the layer "test risk"; None without them."""
+    held = surface.metadata.get("barriers", {})
+    found = held.get({None: "train", "test risk": "test"}.get(layer, ""))
+    return None if found is None else np.asarray(found, float)
 
 
-def _excess(values: np.ndarray) -> float:
+def barrier(values: np.ndarray) -> float:
+    """The largest height of a profile [T] above the straight line between its ends, loss units; nan if it is unknown.
+
+    Heights within the rounding of the values count as 0.
+
+    >>> barrier(np.array([1.0, 3.0, 2.0]))
+    1.5
+    """
     values = values.astype(float) if values.dtype == np.float64 else values.astype(np.float32).astype(float)
     above = values - np.linspace(values[0], values[-1], len(values))
-    return clean(above.max(), rounding(values)) if np.isfinite(values).all() else float("nan")
+    return float(clean(above.max(), rounding(values))) if np.isfinite(values).all() else float("nan")
 
 
 def _samples(surface: "Surface", values: Any) -> Samples:

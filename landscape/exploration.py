@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from landscape import (
-    alignment,
+    convexity,
     evaluation,
     extent,
     forecast,
@@ -23,6 +23,7 @@ from landscape import (
     storage,
     surfaces,
     trees,
+    trends,
 )
 from landscape.given import Given
 from landscape.planes import Plane
@@ -102,19 +103,30 @@ def run(config: Any, run: Run) -> None:
     found = Found(*loaded) if loaded.solutions else _trained(line, keys[1], loaded.paths)
     drawn, arrays, barriers = [], {}, {}
     for view in _views(config, found.solutions):
-        chosen = _aligned(to, found.solutions[view.part]) if view.aligned else found.solutions[view.part]
+        chosen = found.solutions[view.part]
+        chosen = trends.aligned(to.network_for("--align"), chosen) if view.aligned else chosen
         plane, surface = _surface(line, chosen, found.paths, keys[2], view)
+        edges = probes.edges(to, chosen[:3], view.prefix, line.keep, first=view.part.start)
+        heights = {name: convexity.barrier(values) for name, values in edges.items()}
+        surface = replace(surface, metadata={**surface.metadata, "barriers": _by_data(heights)})
         drawn.append(probes.bent(to, plane, surface, run) if config.curvature else surface)
         if not drawn[1:]:  # the recorded steps are those of the networks as they were trained
             arrays |= {f"path {k}": planes.project(plane, path) for k, path in found.paths.items()}
-        edges = probes.edges(to, chosen[:3], view.prefix, line.keep, first=view.part.start)
         arrays |= {f"edge {name}": values for name, values in edges.items()}
-        barriers |= {name: probes.barrier(values) for name, values in edges.items()}
+        barriers |= heights
     measures: dict[str, Any] = {"barriers": barriers}
     if config.spectrum:
         more, measures["hessian"] = probes.spectra(to, found.solutions[:3], keys[3], run, line.keep)
         arrays |= more
     _write(run, drawn, arrays, measures)
+
+
+def _by_data(heights: Mapping[str, float]) -> dict[str, list[float]]:
+    """Barriers by the name of their edge as a surface carries them: of the training and of the test data."""
+    found: dict[str, list[float]] = {}
+    for name, height in heights.items():
+        found.setdefault("test" if "test " in name else "train", []).append(height)
+    return found
 
 
 def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray], measures: dict[str, Any]) -> None:
@@ -224,7 +236,7 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
                 jax.random.split(key, 3 * config.triples),
                 optax.sgd(config.learning_rate),
                 steps=config.steps,
-                batch_size=min(config.batch_size, len(problem.data)),
+                batch_size=min(config.batch_size, len(problem.data.support)),
                 record=config.record,
                 trajectory=True,
                 memory=run.options.memory_bytes,
@@ -244,12 +256,6 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
     ]
     own = {f"seed {k + 1}": walk for k, walk in enumerate(walks[:3])}
     return Found([walk[-1] for walk in walks], [f"solution {k + 1}" for k in range(seeds)], paths or own)
-
-
-def _aligned(to: Given, solutions: Sequence[Params]) -> list[Params]:
-    problem = to.network_for("--align")
-    first = alignment.balance(problem, solutions[0])
-    return [first, *(alignment.align(problem, first, w) for w in solutions[1:])]
 
 
 def _surface(

@@ -14,8 +14,8 @@ from flax import nnx
 import landscape as ls
 from landscape import checkpoints, modules, runs, storage, surfaces
 from landscape.__main__ import STOPPED, WRONG, dispatch, exit_code
+from landscape.convexity import barrier
 from landscape.extent import radius, regulariser
-from landscape.probes import barrier
 
 EDGES = ((1, 2), (1, 3), (2, 3), (4, 5), (4, 6), (5, 6))
 MANY = ("--network", "own_module:many", "--data", "own_module:data", "--loss", "own_module:loss")
