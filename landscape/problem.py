@@ -1,7 +1,7 @@
 """Data, network and loss: the risk R(w) = Σ_n weight_n ℓ(f(w; x_n), y_n) / Σ_n weight_n and its derivatives."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from typing import Any
 
@@ -59,14 +59,20 @@ class Problem:
         return jax.eval_shape(self.network.init, jax.random.key(0))
 
     @cached_property
+    def on_support(self) -> "Problem":
+        """The same risk without the examples of weight zero; the problem itself where there are none."""
+        data = self.data.support
+        return self if data is self.data else replace(self, data=data)
+
+    @cached_property
     def risk(self) -> Callable[[Params], jax.Array]:
         """risk(params): the mean loss, streamed over examples and branches."""
-        return partial(jax.jit(self._risk), self.data)
+        return partial(jax.jit(self._risk), self.data.support)
 
     @cached_property
     def gradient(self) -> Callable[[Params], Params]:
         """gradient(params): ∇R, a tree like params."""
-        return partial(jax.jit(jax.grad(self._risk, argnums=1)), self.data)
+        return partial(jax.jit(jax.grad(self._risk, argnums=1)), self.data.support)
 
     @cached_property
     def hessian_vector_product(self) -> Callable[[Params, Params], Params]:
@@ -75,7 +81,7 @@ class Problem:
         def product(data: Dataset, params: Params, direction: Params) -> Params:
             return jax.jvp(lambda w: jax.grad(self._risk, argnums=1)(data, w), (params,), (direction,))[1]
 
-        return partial(jax.jit(product), self.data)
+        return partial(jax.jit(product), self.data.support)
 
     def _risk(self, data: Dataset, params: Params) -> jax.Array:
         """With the data as an argument: as a constant of the program they take seconds to compile."""
@@ -172,7 +178,10 @@ def minibatch_risk(
     weight: jax.Array,
     axis: str | None = None,
 ) -> jax.Array:
-    """Mean of weight · ℓ over a minibatch, in lanes: its gradient is the step of SGD.
+    """Σ_B weight ℓ / Σ_B weight over a minibatch B, in lanes: its gradient is the step of SGD.
+
+    The minibatch's own weighted mean does not change with the unit of the weights. With equal weights it is an unbiased
+    estimate of the risk, otherwise a ratio whose bias falls as 1/B; over all the data it is the risk.
 
     Args:
         network: The multi-branch network.
@@ -180,10 +189,14 @@ def minibatch_risk(
         params: [I, ...].
         x: Examples [B, ...].
         y: Labels [B].
-        weight: Weights [B].
+        weight: Weights [B]; where all are zero so is the value, and its gradient.
         axis: As in `outputs`.
     """
-    return (weight * each(loss, outputs(network, params, x, axis), y)).mean()
+    values = each(loss, outputs(network, params, x, axis), y)
+    weight = weight.astype(jnp.result_type(weight, values))
+    total = weight.sum()
+    # The shares come first: those of equal weights are 1/B to the last bit.
+    return (weight / jnp.where(total > 0, total, 1) * values).sum()
 
 
 def streamed_risk(

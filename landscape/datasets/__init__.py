@@ -80,6 +80,20 @@ class Dataset:
         """sha256 (hex) of x, y and weight with their shapes and types."""
         return atomic.fingerprint(self.x, self.y, self.weight)
 
+    @cached_property
+    def support(self) -> "Dataset":
+        """The examples of positive weight; the record itself where those are all.
+
+        Weights are scaled by the power of two that brings the largest into [1, 2): a mean Σ w ℓ / Σ w keeps its bits,
+        and neither overflows nor vanishes whatever the unit of the weights.
+        """
+        weight = np.asarray(self.weight)
+        scaled = np.ldexp(weight, 1 - np.frexp(weight.max())[1])
+        kept = np.flatnonzero(scaled)
+        if np.array_equal(weight, scaled) and len(kept) == len(weight):
+            return self
+        return Dataset(self.x[kept], self.y[kept], scaled[kept], self.name, self.teacher)
+
     def __len__(self) -> int:
         return self.x.shape[0]
 

@@ -1,12 +1,14 @@
 """`evaluate`: the loss at every point of a grid on a plane, with the checks that make it trustworthy."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from landscape import __version__
 from landscape.arrays import trees
@@ -127,9 +129,9 @@ def _of_problem(
     for plane in planes:
         check_solutions(plane.origin, plane.u, plane.v)
         _refuse_misfit(problem, plane)
-    losses = {"risk": problem.loss, **layers}
-    sums = sharded.stack_means(problem, planes, grids, list(losses.values()), settings)
-    checked_at = checks.check_anchors(problem, planes, list(losses.values()), sums.plan.tile, settings)
+    losses, counted = {"risk": problem.loss, **layers}, problem.on_support
+    sums = sharded.stack_means(counted, planes, grids, list(losses.values()), settings)
+    checked_at = checks.check_anchors(counted, planes, list(losses.values()), sums.plan.tile, settings)
     about = {
         "branches": problem.network.total,
         "average": problem.network.average,
@@ -143,7 +145,7 @@ def _of_problem(
     found = []
     for plane, grid, values, at in zip(planes, grids, sums.values, checked_at, strict=True):
         drawn, *others = values
-        risk = checks.anchor_risks(problem, plane, settings.precision)
+        risk = checks.anchor_risks(counted, plane, settings.precision)
         known = _about(plane, settings) | about | {"checks": at}
         found.append(Surface(grid, drawn, plane.anchors, risk, dict(zip(layers, others, strict=True)), known))
     return found
@@ -203,26 +205,22 @@ def profile(
     Raises:
         ValueError: Fewer than two points, different trees, or values that are not finite.
     """
-    if isinstance(problem, Problem):
-        return profiles(problem, [(start, end)], points=points, precision=precision, memory=memory)[0]
-    line, grid = _line(start, end), _along(points)
-    settings = sharded.Settings(precision, memory, None, tuple(jax.devices()), None, False, lambda: None)
-    values = pointwise.function_values(problem, line, grid, settings)
-    return values["risk" if "risk" in values else next(iter(values))][:, 0]
+    lines = profiles(problem, [(start, end)], points=points, precision=precision, memory=memory)
+    return (lines.get("risk", next(iter(lines.values()))) if isinstance(lines, Mapping) else lines)[0]
 
 
 def profiles(
-    problem: Problem,
+    problem: Problem | Callable[[Any], Any],
     segments: Sequence[tuple[Any, Any]],
     *,
     points: int = 51,
     precision: str = "highest",
     memory: int | None = None,
-) -> np.ndarray:
-    """`profile` along E segments in one compiled computation, [E, points].
+) -> Any:
+    """`profile` along E segments in one compiled computation, [E, points]; of a dict of scalars a dict of these.
 
     Args:
-        problem: The risk.
+        problem: A `Problem`, or a pure function risk(params) -> scalar or dict of scalars.
         segments: Pairs (start, end) of parameters.
         points: As in `profile`, like the others.
         precision: As in `evaluate`.
@@ -232,6 +230,13 @@ def profiles(
         ValueError: As in `profile`.
     """
     grid, found = _along(points), []
+    for ends in segments:
+        check_solutions(*ends)
+    if not isinstance(problem, Problem):
+        with jax.default_matmul_precision(precision):
+            lines = _of_function_along(problem, *map(trees.stack, zip(*segments, strict=True)), jnp.asarray(grid.a))
+        return jax.tree.map(np.asarray, lines)
+    problem = problem.on_support
     settings = sharded.Settings(precision, memory, None, tuple(jax.devices()), None, False, lambda: None)
     while len(found) < len(segments):
         first = _line(*segments[len(found)])
@@ -242,6 +247,15 @@ def profiles(
     return np.array(found)
 
 
+@partial(jax.jit, static_argnums=0)
+def _of_function_along(risk: Callable[[Any], Any], starts: Any, ends: Any, t: jax.Array) -> Any:
+    def segment(pair: tuple[Any, Any]) -> Any:
+        step = trees.subtract(pair[1], pair[0])
+        return lax.map(lambda s: risk(trees.axpy(s, step, pair[0])), t)
+
+    return lax.map(segment, (starts, ends))
+
+
 def _along(points: int) -> Grid:
     if points < 2:
         raise ValueError(f"A profile needs at least 2 points, its ends included; got {points}.")
@@ -249,6 +263,5 @@ def _along(points: int) -> Grid:
 
 
 def _line(start: Any, end: Any) -> Plane:
-    check_solutions(start, end)
     step = trees.subtract(end, start)
     return Plane(start, step, jax.tree.map(jnp.zeros_like, step), np.zeros((0, 2)), "line")

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from landscape import alignment, evaluation, planes, report, surfaces
+from landscape import convexity, evaluation, planes, report, surfaces
 from landscape.arrays import trees
 from landscape.compiler.flatten import program
 from landscape.evaluation import pointwise
 from landscape.explore import inputs, measures, view
 from landscape.explore.inputs import Given
 from landscape.files import atomic
+from landscape.paper import trends
 from landscape.planes import Plane
 from landscape.runs import Run, estimate
 from landscape.surfaces import Surface
@@ -92,19 +93,30 @@ def run(config: Any, run: Run) -> None:
     found = Found(*loaded[:3]) if loaded.solutions else _trained(line, keys[1], loaded.paths)
     drawn, arrays, barriers = [], {}, {}
     for shown in _views(config, found.solutions):
-        chosen = _aligned(to, found.solutions[shown.part]) if shown.aligned else found.solutions[shown.part]
+        chosen = found.solutions[shown.part]
+        chosen = trends.aligned(to.network_for("--align"), chosen) if shown.aligned else chosen
         plane, surface = _surface(line, chosen, found.paths, keys[2], shown)
+        edges = measures.edges(to, chosen[:3], shown.prefix, line.keep, first=shown.part.start)
+        heights = {name: convexity.barrier(values) for name, values in edges.items()}
+        surface = replace(surface, metadata={**surface.metadata, "barriers": _by_data(heights)})
         drawn.append(measures.bent(to, plane, surface, run) if config.curvature else surface)
         if not drawn[1:]:  # the recorded steps are those of the networks as they were trained
             arrays |= {f"path {k}": planes.project(plane, path) for k, path in found.paths.items()}
-        edges = measures.edges(to, chosen[:3], shown.prefix, line.keep, first=shown.part.start)
         arrays |= {f"edge {name}": values for name, values in edges.items()}
-        barriers |= {name: measures.barrier(values) for name, values in edges.items()}
+        barriers |= heights
     beside: dict[str, Any] = {"barriers": barriers}
     if config.spectrum:
         more, beside["hessian"] = measures.spectra(to, found.solutions[:3], keys[3], run, line.keep)
         arrays |= more
     _write(run, drawn, arrays, beside)
+
+
+def _by_data(heights: Mapping[str, float]) -> dict[str, list[float]]:
+    """Barriers by the name of their edge as a surface carries them: of the training and of the test data."""
+    found: dict[str, list[float]] = {}
+    for name, height in heights.items():
+        found.setdefault("test" if "test " in name else "train", []).append(height)
+    return found
 
 
 def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray], beside: dict[str, Any]) -> None:
@@ -217,7 +229,7 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
                 jax.random.split(key, 3 * config.triples),
                 optax.sgd(config.learning_rate),
                 steps=config.steps,
-                batch_size=min(config.batch_size, len(problem.data)),
+                batch_size=min(config.batch_size, len(problem.data.support)),
                 record=config.record,
                 trajectory=True,
                 memory=run.options.memory_bytes,
@@ -237,12 +249,6 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
     ]
     own = {f"seed {k + 1}": walk for k, walk in enumerate(walks[:3])}
     return Found([walk[-1] for walk in walks], [f"solution {k + 1}" for k in range(seeds)], paths or own)
-
-
-def _aligned(to: Given, solutions: Sequence[Params]) -> list[Params]:
-    problem = to.network_for("--align")
-    first = alignment.balance(problem, solutions[0])
-    return [first, *(alignment.align(problem, first, w) for w in solutions[1:])]
 
 
 def _surface(

@@ -108,8 +108,11 @@ def measure(
 
 
 def aligned(problem: Problem, triple: Sequence[Params]) -> list[Params]:
-    """Three solutions as they are comparable: the first balanced, the others aligned to it."""
-    first = alignment.balance(problem, triple[0])
+    """Solutions as they are comparable: the first balanced, where that changes nothing, the others aligned to it."""
+    try:
+        first = alignment.balance(problem, triple[0])
+    except alignment.Changed:
+        first = triple[0]
     return [first, *(alignment.align(problem, first, w) for w in triple[1:])]
 
 

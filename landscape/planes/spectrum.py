@@ -62,7 +62,7 @@ Objective = Callable[[Any, Params], jax.Array]
 def objective(problem: Problem | Risk) -> tuple[Objective, Any]:
     """R(data, params), hashable, and the data that go into it."""
     if isinstance(problem, Problem):
-        return RiskOf(problem.network, problem.loss), problem.data
+        return RiskOf(problem.network, problem.loss), problem.data.support
     return FunctionOf(problem), None
 
 

@@ -55,7 +55,10 @@ def train(
     over the devices, or one seed after the other takes its turn; on a CPU, whose devices share one memory, turns first.
 
     Minibatches are drawn without replacement: every seed has its own order of the examples in every epoch, and the
-    N mod batch_size examples at its end are left out of that epoch.
+    N mod batch_size examples at its end are left out of that epoch. Examples of weight zero are never drawn, so that
+    padding changes nothing. A step follows the gradient of the minibatch's own weighted mean Σ_B w ℓ / Σ_B w: weights w
+    and 5 w give the same steps. The gradient in one branch of a network that averages, f = 1/I Σ_i f_i, carries the
+    factor 1/I, and so do the steps of plain SGD: a step length that suits a sum of branches is I times as large here.
 
     Args:
         problem: Data, network and loss.
@@ -81,9 +84,10 @@ def train(
 
     Raises:
         ArithmeticError: The risk is no longer finite.
-        ValueError: No steps, a batch larger than the data, keys that are not [S], a stored state of other inputs, or a
-            seed that does not fit the memory.
+        ValueError: No steps, a batch larger than the examples of positive weight, keys that are not [S], a stored state
+            of other inputs, or a seed that does not fit the memory.
     """
+    problem = problem.on_support
     _check(problem, keys, steps, batch_size, record)
     record, count = record or max(1, steps // 20), len(keys)
     shared = sgd.plan(problem, optimizer, count, memory, branch_devices)
@@ -299,4 +303,6 @@ def _check(problem: Problem, keys: jax.Array, steps: int, batch_size: int, recor
     if steps < 1 or (record is not None and record < 1):
         raise ValueError(f"steps and record must be at least 1; got {steps} and {record}.")
     if not 1 <= batch_size <= len(problem.data):
-        raise ValueError(f"batch_size must be between 1 and the {len(problem.data):,} examples; got {batch_size}.")
+        raise ValueError(
+            f"batch_size must be between 1 and the {len(problem.data):,} examples of positive weight; got {batch_size}."
+        )

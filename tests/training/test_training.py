@@ -73,7 +73,7 @@ def test_full_batches_follow_gradient_descent_with_momentum() -> None:
     for seed in range(3):
         w, speed = path[seed, 0], np.zeros((3, 2))
         for step in range(30):
-            speed = 0.8 * speed + x.T @ (weight[:, None] * 2 * (x @ w - y)) / 9
+            speed = 0.8 * speed + x.T @ (weight[:, None] * 2 * (x @ w - y)) / weight.sum()
             w = w - 0.02 * speed
             if step % 10 == 9:
                 np.testing.assert_allclose(path[seed, step // 10 + 1], w, rtol=1e-4, atol=1e-5)
