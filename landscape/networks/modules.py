@@ -230,7 +230,8 @@ def recomputed_risk(
     Raises:
         ValueError: Other data for a linen module, or one that is not built for training.
     """
-    parts = {"risk": (data, loss), **(quantities or {})}
+    data = data.support  # padding has no part in the statistics
+    parts = {"risk": (data, loss), **{name: (other.support, f) for name, (other, f) in (quantities or {}).items()}}
     others = {name: part for name, part in parts.items() if part[0] is not data}
     outputs = _linen_outputs(make, data, others) if is_linen(make) else _nnx_outputs(make, data, others)
 

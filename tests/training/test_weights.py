@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import own_module
 import pytest
 
 import landscape as ls
 from landscape import networks, problem
 from landscape.arrays import trees
+from landscape.networks import modules
 from landscape.training import hitting, shallow
 
 WAYS = {"whole": {}, "two devices": {"branch_devices": 2}, "four devices": {"branch_devices": 4}}
@@ -156,6 +158,17 @@ def test_steps_of_averaged_networks_are_those_of_sums_over_the_number_of_branche
     for mean, total in zip(steps[True], steps[False], strict=True):
         np.testing.assert_allclose(count * mean, total, rtol=1e-2, atol=1e-5)
         assert np.abs(total).max() > 1e-3
+
+
+def test_padding_has_no_part_in_statistics_computed_anew(rng) -> None:
+    (x, y), module, loss = own_module.data(), own_module.Normed, own_module.loss
+    where = np.sort(rng.integers(0, len(y) + 1, 9))
+    junk = [np.insert(t, where, v, 0) for t, v in ((x, 1e3), (y, 0), (np.ones(len(y)), 0))]
+    sets = ls.Dataset(x, y), ls.Dataset(*junk)
+    w = ls.from_flax(module, state="frozen").init(jax.random.key(0))
+    one, other = (modules.recomputed_risk(module, d, loss, quantities={"again": (d, loss)})(w) for d in sets)
+    assert one == other
+    assert one["again"] == one["risk"]
 
 
 @pytest.mark.parametrize("batch", [10, 40])
