@@ -36,7 +36,7 @@ def test_stripped_and_ready_for_colab(path):
         assert cell["execution_count"] is None
     badge, install, versions = source(cells(path, "markdown")[0]), *map(source, cells(path, "code")[:2])
     assert f"(https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{path.name})" in badge
-    assert f"\"{PROJECT['project']['name']} @ git+https://github.com/{REPOSITORY}" in install
+    assert f'"{PROJECT["project"]["name"]} @ git+https://github.com/{REPOSITORY}' in install
     assert "%pip install -q" in install
     assert not re.search(r"pip install.*(-U|--upgrade|[\" ]jax\b)", install.replace(REPOSITORY, ""))
     for word in ("jax.devices()", "jax.__version__", "ls.__version__"):

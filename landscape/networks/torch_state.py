@@ -1,0 +1,99 @@
+"""Names, parameters and buffers of a PyTorch module, as nested dictionaries of arrays."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from landscape.networks import torch_graph
+
+Params = Any
+
+STATISTICS = ("running_mean", "running_var")
+"""Buffers that training changes, by the last part of their names."""
+
+
+def evaluating(module: Any) -> Any:
+    """A copy in evaluation mode on the CPU."""
+    name = type(module).__name__
+    try:
+        kept = copy.deepcopy(module).cpu().eval()
+        kept._apply(lambda t: t.float() if str(t.dtype) == "torch.float64" else t)
+    except Exception as error:  # a module may hold anything, such as open files
+        raise ValueError(
+            f"{name} cannot be copied ({torch_graph.first_line(error)}).\n  Hand over a function that makes it."
+        ) from error
+    complex_ones = [k for k, p in kept.named_parameters() if p.is_complex()]
+    if complex_ones:
+        raise ValueError(f"{name} has complex parameters ({complex_ones[0]}); a plane needs real ones.")
+    return kept
+
+
+def set_buffers(module: Any, values: Mapping[str, Any]) -> None:
+    """Fixed values for the buffers that a state dict holds."""
+    import torch
+
+    own = {k: v for k, v in module.state_dict().items() if k in dict(module.named_buffers(remove_duplicate=False))}
+    values = _flat(values)
+    missing = [k for k in own if k not in values and k.split(".")[-1] in STATISTICS]
+    wrong = [k for k in own if k in values and tuple(np.shape(values[k])) != tuple(own[k].shape)]
+    if missing or wrong:
+        words = f"lack {', '.join(missing[:3])}" if missing else f"have another shape for {', '.join(wrong[:3])}"
+        raise ValueError(
+            f"The buffers for {type(module).__name__} {words}{' …' if (missing or wrong)[3:] else ''}.\n"
+            "  Take them from a state dict of the same module."
+        )
+    for name, tensor in own.items():
+        if name in values:
+            tensor.copy_(torch.as_tensor(np.array(values[name])))
+
+
+def nested(flat: Mapping[str, Any]) -> Params:
+    """Nested dictionaries from names joined by ".".
+
+    >>> nested({"conv.weight": 1, "conv.bias": 2})
+    {'conv': {'weight': 1, 'bias': 2}}
+    """
+    found: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split(".")
+        place = found
+        for word in path:
+            place = place.setdefault(word, {})
+        place[last] = value
+    return found
+
+
+def at(tree: Params, name: str) -> Any:
+    """The leaf of nested dictionaries under a name joined by "."."""
+    for word in name.split("."):
+        tree = tree[word]
+    return tree
+
+
+def parameters(module: Any, names: Iterable[str]) -> Params:
+    """The module's parameters of these names as nested dictionaries of float32 arrays."""
+    held = dict(module.named_parameters(remove_duplicate=False))
+    return nested({name: torch_graph.to_numpy(held[name]).astype(np.float32) for name in names})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Names joined by "." from nested dictionaries or a state dict."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = f"{prefix}{name}"
+        found |= _flat(value, f"{inner}.") if isinstance(value, Mapping) else {inner: _array(value)}
+    return found
+
+
+def _array(value: Any) -> Any:
+    return torch_graph.to_numpy(value) if hasattr(value, "detach") else np.asarray(value)
+
+
+def reset(part: Any) -> None:
+    """Draw one part's own parameters again, where it knows how."""
+    for name in ("reset_parameters", "_reset_parameters"):
+        if hasattr(part, name):
+            getattr(part, name)()
+            return
