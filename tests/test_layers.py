@@ -34,9 +34,11 @@ HOMES = {
     "matplotlib": {"plots"},
     "tyro": {"cli"},
     "cvxpy": set(),
-    "torch": set(),
+    "torch": {"networks", "checkpoints"},
 }
 """Libraries that may be imported only in the named folders."""
+TORCH = {"networks.pytorch", "networks.torch_graph", "networks.torch_state", "checkpoints.torch"}
+"""Files that may import PyTorch, and only inside functions."""
 
 LIGHT = (
     "__init__",
@@ -124,6 +126,13 @@ def test_large_libraries_stay_at_home(file: Path) -> None:
     for imported in imports(file):
         home = HOMES.get(imported.split(".")[0])
         assert home is None or here in home, f"{imported} belongs in {home or 'tests and benchmarks'}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_torch_is_imported_where_modules_and_files_of_it_are_read(file: Path) -> None:
+    inside, above = ({name.split(".")[0] for name in imports(file, everywhere)} for everywhere in (True, False))
+    assert "torch" not in above
+    assert "torch" not in inside or name_of(file) in TORCH
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if name_of(f) in LIGHT], ids=name_of)

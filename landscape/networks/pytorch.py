@@ -3,7 +3,7 @@
 import copy
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,6 +98,23 @@ class TorchForward:
         """Running statistics that the module reads, as nested dictionaries; empty where it has none."""
         return torch_state.nested({k: v for k, v in self.values.items() if k.split(".")[-1] in torch_state.STATISTICS})
 
+    def with_statistics(self, values: Params) -> "TorchForward":
+        """The same with other running statistics, named as in `statistics`."""
+        new = {k: np.asarray(v, self.values[k].dtype) for k, v in torch_state.flat(values).items()}
+        return replace(self, values={**self.values, **new})
+
+    def params_of(self, state: Mapping[str, Any]) -> Params:
+        """The parameters in a state dict (or nested dictionaries), without buffers and the further names of tied ones.
+
+        Raises:
+            ValueError: Some are missing.
+        """
+        held = torch_state.flat(state)
+        missing = [name for name in self.read if name not in held]
+        if missing:
+            raise ValueError(f"The state of {self.name} lacks {', '.join(missing[:3])}{' …' if missing[3:] else ''}.")
+        return torch_state.nested({name: jnp.asarray(held[name], jnp.float32) for name in self.read})
+
     def __repr__(self) -> str:
         words = (f"{len(self.graph.steps)} operations", f"agrees with PyTorch to {self.agreement:.0e}", *self.notes)
         return f"TorchForward({self.name}: {', '.join(words)})"
@@ -129,7 +146,7 @@ def from_torch(module: "Any | Callable[[], Any]", example: Any, buffers: Mapping
     made = module if isinstance(module, torch.nn.Module) else module()
     if not isinstance(made, torch.nn.Module):
         raise ValueError(f"from_torch wants an nn.Module or what makes one; got {type(made).__name__}.")
-    kept = torch_state.evaluating(made)
+    kept = torch_state.evaluating(made if made is not module else torch_state.copied(made))
     if buffers is not None:
         torch_state.set_buffers(kept, buffers)
     batch = jax.tree.map(lambda leaf: _three(np.asarray(leaf)), example)

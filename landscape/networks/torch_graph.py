@@ -105,6 +105,11 @@ def _checked(step: Step, found: Any, like: Any) -> Any:
         return [None if part is None else _checked(step, part, one) for part, one in zip(found, like, strict=True)]
     if like is None:
         return found
+    if found is None:
+        raise ValueError(
+            f"There is no rule for the further results of {step.arguments[0].name}, such as positions of maxima.\n"
+            "  Write the network in JAX, or report it."
+        )
     if jnp.shape(found) != like.shape:
         raise ValueError(
             f"The rule for aten.{step.operation} gives shape {jnp.shape(found)}; PyTorch has {like.shape}.\n"
@@ -190,6 +195,8 @@ def _refuse_random(name: str, graph: Any) -> None:
         random = node.op == "call_function" and any(called.lstrip("_").startswith(word) for word in RANDOM)
         if "dropout" in called and random:  # (x, rate, train)
             random = bool(node.args[1] and node.args[2])
+        if called == "rrelu.default":  # (x, lower, upper, train)
+            random = len(node.args) > 3 and bool(node.args[3])
         if called.startswith("scaled_dot_product_attention"):
             random = bool((node.args[4] if len(node.args) > 4 else 0) or node.kwargs.get("dropout_p"))
         if random:

@@ -14,20 +14,35 @@ STATISTICS = ("running_mean", "running_var")
 """Buffers that training changes, by the last part of their names."""
 
 
-def evaluating(module: Any) -> Any:
-    """A copy in evaluation mode on the CPU."""
-    name = type(module).__name__
+def copied(module: Any) -> Any:
+    """A module of its own, so that the caller's is never changed.
+
+    Raises:
+        ValueError: It cannot be copied.
+    """
     try:
-        kept = copy.deepcopy(module).cpu().eval()
-        kept._apply(lambda t: t.float() if str(t.dtype) == "torch.float64" else t)
+        return copy.deepcopy(module)
     except Exception as error:  # a module may hold anything, such as open files
         raise ValueError(
-            f"{name} cannot be copied ({torch_graph.first_line(error)}).\n  Hand over a function that makes it."
+            f"{type(module).__name__} cannot be copied ({torch_graph.first_line(error)}).\n"
+            "  Hand over a function that makes it."
         ) from error
-    complex_ones = [k for k, p in kept.named_parameters() if p.is_complex()]
+
+
+def evaluating(module: Any) -> Any:
+    """The module itself, in evaluation mode on the CPU, with float32 for float64.
+
+    Raises:
+        ValueError: It has complex parameters.
+    """
+    module.cpu().eval()._apply(lambda t: t.float() if str(t.dtype) == "torch.float64" else t)
+    complex_ones = [k for k, p in module.named_parameters() if p.is_complex()]
     if complex_ones:
-        raise ValueError(f"{name} has complex parameters ({complex_ones[0]}); a plane needs real ones.")
-    return kept
+        raise ValueError(
+            f"{type(module).__name__} has complex parameters ({complex_ones[0]}); a plane needs real ones.\n"
+            "  Keep real and imaginary parts as two parameters."
+        )
+    return module
 
 
 def set_buffers(module: Any, values: Mapping[str, Any]) -> None:
@@ -35,7 +50,7 @@ def set_buffers(module: Any, values: Mapping[str, Any]) -> None:
     import torch
 
     own = {k: v for k, v in module.state_dict().items() if k in dict(module.named_buffers(remove_duplicate=False))}
-    values = _flat(values)
+    values = flat(values)
     missing = [k for k in own if k not in values and k.split(".")[-1] in STATISTICS]
     wrong = [k for k in own if k in values and tuple(np.shape(values[k])) != tuple(own[k].shape)]
     if missing or wrong:
@@ -49,14 +64,14 @@ def set_buffers(module: Any, values: Mapping[str, Any]) -> None:
             tensor.copy_(torch.as_tensor(np.array(values[name])))
 
 
-def nested(flat: Mapping[str, Any]) -> Params:
+def nested(named: Mapping[str, Any]) -> Params:
     """Nested dictionaries from names joined by ".".
 
     >>> nested({"conv.weight": 1, "conv.bias": 2})
     {'conv': {'weight': 1, 'bias': 2}}
     """
     found: dict[str, Any] = {}
-    for name, value in flat.items():
+    for name, value in named.items():
         *path, last = name.split(".")
         place = found
         for word in path:
@@ -78,12 +93,12 @@ def parameters(module: Any, names: Iterable[str]) -> Params:
     return nested({name: torch_graph.to_numpy(held[name]).astype(np.float32) for name in names})
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Names joined by "." from nested dictionaries or a state dict."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         inner = f"{prefix}{name}"
-        found |= _flat(value, f"{inner}.") if isinstance(value, Mapping) else {inner: _array(value)}
+        found |= flat(value, f"{inner}.") if isinstance(value, Mapping) else {inner: _array(value)}
     return found
 
 

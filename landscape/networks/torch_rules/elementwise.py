@@ -69,6 +69,14 @@ def _to_copy(x: jax.Array, *, dtype: Any = None) -> jax.Array:
     return x if dtype is None else x.astype(dtype)
 
 
+def _copy(x: jax.Array, source: jax.Array, non_blocking: bool = False) -> jax.Array:
+    return jnp.broadcast_to(source, x.shape)
+
+
+def _rrelu(x: jax.Array, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> jax.Array:
+    return jax.nn.leaky_relu(x, (lower + upper) / 2)  # whoever traces refuses training
+
+
 def _dropout(x: jax.Array, rate: float, train: bool) -> jax.Array:
     return x  # whoever traces refuses those that are active
 
@@ -138,6 +146,7 @@ COMPARISONS: dict[str, Rule] = {
     "bitwise_or": jnp.bitwise_or,
     "bitwise_xor": jnp.bitwise_xor,
     "fmod": jnp.fmod,
+    "copysign": jnp.copysign,
     "mul": jnp.multiply,
     "remainder": jnp.remainder,
 }
@@ -145,6 +154,7 @@ COMPARISONS: dict[str, Rule] = {
 
 BINARY: dict[str, Rule] = {
     "atan2": jnp.arctan2,
+    "hypot": jnp.hypot,
     "floor_divide": jnp.floor_divide,
     "logical_and": jnp.logical_and,
     "logical_or": jnp.logical_or,
@@ -175,12 +185,15 @@ RULES: dict[str, Rule] = {
     **{f"masked_fill.{form}": _masked_fill for form in ("Scalar", "Tensor")},
     **{f"where.{form}": _broadcasting(jnp.where) for form in ("self", "ScalarSelf", "ScalarOther", "Scalar")},
     "_to_copy.default": _to_copy,
+    "copy.default": _copy,
     "dropout.default": _dropout,
     "elu.default": _elu,
     "gelu.default": _gelu,
     "hardtanh.default": lambda x, least=-1.0, most=1.0: _clamp(x, least, most),
+    "ldexp.Tensor": _broadcasting(lambda x, power: x * jnp.exp2(power)),
     "leaky_relu.default": lambda x, slope=0.01: jax.nn.leaky_relu(x, slope),
     "logit.default": _logit,
     "prelu.default": _prelu,
+    "rrelu.default": _rrelu,
     "softplus.default": _softplus,
 }

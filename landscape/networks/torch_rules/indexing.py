@@ -62,6 +62,36 @@ def _topk(x: jax.Array, k: int, dim: int = -1, largest: bool = True, ordered: bo
     return tuple(lax.slice_in_dim(t, 0, k, 1, dim) for t in (values, order))
 
 
+def _kth(x: jax.Array, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """The k-th smallest value along an axis, and where it is."""
+    found = [lax.slice_in_dim(t, k - 1, k, 1, dim) for t in _sort(x, dim)]
+    return tuple(found if keepdim else [jnp.squeeze(t, dim) for t in found])
+
+
+def _embedding_bag(
+    weight: jax.Array,
+    index: jax.Array,
+    offsets: jax.Array,
+    scaled: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    factors: jax.Array | None = None,
+    include_last: bool = False,
+    padding: int = -1,
+) -> Any:
+    """Sum (mode 0), mean (1) or maximum (2) of the rows of each bag; bags begin at the offsets."""
+    count = len(offsets) - include_last
+    bag = jnp.searchsorted(offsets[:count], jnp.arange(len(index)), side="right") - 1
+    counted = (index != padding)[:, None]
+    rows = jnp.take(weight, index, 0) * (1 if factors is None else factors[:, None])
+    if mode == 2:
+        found = jax.ops.segment_max(jnp.where(counted, rows, -jnp.inf), bag, count)
+        return jnp.where(jnp.isfinite(found), found, 0), None, None, None
+    total = jax.ops.segment_sum(jnp.where(counted, rows, 0), bag, count)
+    size = jax.ops.segment_sum(counted.astype(rows.dtype), bag, count)
+    return total / jnp.maximum(size, 1) if mode else total, None, None, None
+
+
 def _one_hot(index: jax.Array, classes: int = -1) -> jax.Array:
     if classes < 0:
         raise ValueError("one_hot without a number of classes depends on the data; name num_classes.")
@@ -69,11 +99,14 @@ def _one_hot(index: jax.Array, classes: int = -1) -> jax.Array:
 
 
 RULES: dict[str, Rule] = {
+    "_embedding_bag.default": _embedding_bag,
     "embedding.default": lambda weight, index, padding=-1, scaled=False, sparse=False: jnp.take(weight, index, 0),
     "gather.default": _gather,
     "index.Tensor": _index,
     "index_put.default": _index_put,
     "index_select.default": lambda x, dim, index: jnp.take(x, index, dim),
+    "kthvalue.default": _kth,
+    "median.dim": lambda x, dim, keepdim=False: _kth(x, (x.shape[dim] + 1) // 2, dim, keepdim),
     "one_hot.default": _one_hot,
     "scatter.src": _scatter,
     "scatter.value": _scatter,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from landscape.networks.torch_rules.elementwise import aligned
-from landscape.networks.torch_rules.reductions import safe_softmax
+from landscape.networks.torch_rules.reductions import safe_softmax, vector_norm
 
 Rule = Callable[..., Any]
 
@@ -28,6 +28,11 @@ def _added_product(bias: jax.Array, x: jax.Array, y: jax.Array, *, beta: Any = 1
 
 def _bilinear(x: jax.Array, y: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     return _plus(jnp.einsum("...i,oij,...j->...o", x, weight, y), bias)
+
+
+def _distances(x: jax.Array, y: jax.Array, order: float, mode: int | None = None) -> jax.Array:
+    """‖x_i − y_j‖ for all pairs."""
+    return vector_norm(x[..., :, None, :] - y[..., None, :, :], order, [-1])
 
 
 def _einsum(equation: str, arrays: Sequence[jax.Array], *, path: Any = None) -> jax.Array:
@@ -51,11 +56,8 @@ def _convolution(
     output_padding: Any,
     groups: int,
 ) -> jax.Array:
-    """Any number of spatial axes, channels first; without a batch axis too."""
+    """Any number of spatial axes, channels first."""
     n = weight.ndim - 2
-    if x.ndim == n + 1:
-        options = (stride, padding, dilation, transposed, output_padding, groups)
-        return _convolution(x[None], weight, bias, *options)[0]
     stride, padding, dilation, more = (per_axis(v, n) for v in (stride, padding, dilation, output_padding))
     widths, spread = [(p, p) for p in padding], [1] * n
     if transposed:
@@ -165,6 +167,9 @@ def _attention(
 
 
 RULES: dict[str, Rule] = {
+    "_cdist_forward.default": _distances,
+    "linalg_inv_ex.default": lambda x, check_errors=False: (jnp.linalg.inv(x), None),
+    "linalg_matrix_exp.default": jax.scipy.linalg.expm,
     **dict.fromkeys(("bmm.default", "dot.default", "matmul.default", "mm.default", "mv.default"), jnp.matmul),
     **dict.fromkeys(("addmm.default", "addmv.default", "baddbmm.default"), _added_product),
     "_native_batch_norm_legit_no_training.default": _batch_norm_legit,

@@ -72,7 +72,10 @@ def _avg_pool(n: int) -> Rule:
     ) -> jax.Array:
         windows = _windows(x.shape[-n:], size, stride, padding, 1, ceil)
         total = windows.reduce(x, lax.add, 0.0)
-        return total / divisor if divisor else total / _members(x.shape[-n:], windows, padding, count_padding)
+        return total / (
+            divisor
+            or _members(x.shape[-n:], windows, padding, count_padding).reshape((1,) * (x.ndim - n) + total.shape[-n:])
+        )
 
     return rule
 

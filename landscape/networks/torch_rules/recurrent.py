@@ -73,7 +73,7 @@ def _run(
     batch_first: bool,
 ) -> tuple[jax.Array, ...]:
     """All layers: outputs at every step, and the last states [layers · directions, N, ...]."""
-    x = jnp.swapaxes(x, 0, 1) if batch_first and x.ndim == 3 else x
+    x = jnp.swapaxes(x, 0, 1) if batch_first else x
     directions, last = 1 + bidirectional, []
     weights = _weights(flat, bias, layers * directions)
     for layer in range(layers):
@@ -89,7 +89,7 @@ def _run(
             outputs.append(states)
             last.append(after)
         x = jnp.concatenate(outputs, -1)
-    x = jnp.swapaxes(x, 0, 1) if batch_first and x.ndim == 3 else x
+    x = jnp.swapaxes(x, 0, 1) if batch_first else x
     return x, *(jnp.stack(states) for states in zip(*last, strict=True))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from landscape.networks.torch_rules.shapes import axes_of
 
@@ -50,9 +51,10 @@ def _var_mean(x: jax.Array, dims: Any = None, *, correction: Any = None, keepdim
     return _var(x, dims, correction=correction, keepdim=keepdim), mean
 
 
-def _vector_norm(
+def vector_norm(
     x: jax.Array, order: Any = 2, dims: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> jax.Array:
+    """(Σ |x|^p)^(1/p) over some axes."""
     x, axes = x if dtype is None else x.astype(dtype), axes_of(dims, x.ndim)
     if order in (float("inf"), float("-inf")):
         return (jnp.max if order > 0 else jnp.min)(jnp.abs(x), axis=axes, keepdims=keepdim)
@@ -81,6 +83,17 @@ def safe_softmax(x: jax.Array, dim: int = -1, dtype: Any = None) -> jax.Array:
     return jnp.where(some, jax.nn.softmax(jnp.where(some, x, 0), dim), 0)
 
 
+def _cumulative_extreme(f: Rule) -> Rule:
+    """Largest or smallest value so far, and where it is."""
+
+    def rule(x: jax.Array, dim: int) -> tuple[jax.Array, jax.Array]:
+        best, axis = f(x, axis=dim % x.ndim), dim % x.ndim
+        own = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+        return best, lax.cummax(jnp.where(x == best, own, 0), axis)
+
+    return rule
+
+
 def _cumulative(f: Rule) -> Rule:
     return lambda x, dim, *, dtype=None: f(x if dtype is None else x.astype(dtype), axis=dim)
 
@@ -96,9 +109,12 @@ RULES: dict[str, Rule] = {
     "amin.default": _reduction(jnp.min),
     "argmax.default": _position(jnp.argmax),
     "argmin.default": _position(jnp.argmin),
+    "cummax.default": _cumulative_extreme(lax.cummax),
+    "cummin.default": _cumulative_extreme(lax.cummin),
     "cumprod.default": _cumulative(jnp.cumprod),
     "cumsum.default": _cumulative(jnp.cumsum),
-    "linalg_vector_norm.default": _vector_norm,
+    "linalg_vector_norm.default": vector_norm,
+    "logcumsumexp.default": lambda x, dim: lax.cumlogsumexp(x, dim % x.ndim),
     "logsumexp.default": _reduction(jax.nn.logsumexp),
     "max.dim": _extreme(jnp.max, jnp.argmax),
     "mean.dim": _reduction(jnp.mean),

@@ -64,7 +64,7 @@ def _cat(arrays: Sequence[jax.Array], dim: int = 0) -> jax.Array:
 
 
 def _split(x: jax.Array, size: int, dim: int = 0) -> list[jax.Array]:
-    return jnp.split(x, range(size, x.shape[dim], size), dim)
+    return jnp.split(x, list(range(size, x.shape[dim], size)), dim)
 
 
 def _split_with_sizes(x: jax.Array, sizes: Sequence[int], dim: int = 0) -> list[jax.Array]:
