@@ -127,7 +127,7 @@ def save_stack(path: Path | str, surfaces: Sequence[Surface]) -> None:
     for name in ("branches", "triple", "plane"):
         if all(name in s.metadata for s in surfaces):
             coords[name] = ("surface", [s.metadata[name] for s in surfaces])
-    metadata = [json.dumps(_plain(s.metadata)) for s in surfaces]
+    metadata = [json.dumps(atomic.plain(s.metadata)) for s in surfaces]
     coords["metadata"] = ("surface", metadata)
     shared = {k: v for k, v in surfaces[0].metadata.items() if all(s.metadata.get(k) == v for s in surfaces)}
     data = xarray.Dataset(variables, coords, _attributes(shared))
@@ -170,20 +170,9 @@ def _filled(values: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([values, np.full(count - len(values), np.nan)])
 
 
-def _plain(value: Any) -> Any:
-    """Metadata as JSON knows it."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
-
-
 def _attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as netCDF attributes: numbers and text as they are, the rest as JSON."""
-    plain = {k: v for k, v in _plain(metadata).items() if v is not None}
+    plain = {k: v for k, v in atomic.plain(metadata).items() if v is not None}
     return {
         k: v if isinstance(v, str | int | float) and not isinstance(v, bool) else json.dumps(v)
         for k, v in plain.items()

@@ -122,7 +122,7 @@ def compare(first: Path, second: Path) -> list[str]:
         ratio = f"{other / one:.3g}" if one else "–"
         lines.append(f"{shown:<18} {what:<22} {number(one):>12} {number(other):>12} {ratio:>8} {mark}".rstrip())
         last = name
-    lines += strangers(a, b)
+    lines += unmatched(a, b)
     return [*lines, "* beyond the spread: the quartiles do not overlap (seconds up to `first` are measured once)"]
 
 
@@ -158,7 +158,7 @@ def shared(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [name for name in both if a["cases"][name]["sizes"] == b["cases"][name]["sizes"]]
 
 
-def strangers(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+def unmatched(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Cases that cannot be compared."""
     found = []
     for name in dict.fromkeys([*a["cases"], *b["cases"]]):

@@ -17,7 +17,7 @@ from landscape.runs.options import Options
 
 PAPER = ("figure1", "figure3", "figure4", "table1", "theorem1", "theorem2", "explore")
 """Commands that compute: one module each in landscape/paper, but `explore`, which is nobody's paper."""
-ALONE = ("figure3", "table1", "theorem1", "theorem2", "explore")
+SINGLE_PROCESS = ("figure3", "table1", "theorem1", "theorem2", "explore")
 """Those that run in one process, on all of its devices."""
 
 
@@ -39,7 +39,7 @@ def compute(name: str, module: ModuleType, arguments: list[str]) -> None:
         Stopped: SIGTERM or SIGUSR1 came; the same command continues.
     """
     config, options = configuration(name, module, arguments)
-    if options.distributed and name in ALONE:
+    if options.distributed and name in SINGLE_PROCESS:
         raise ValueError(
             f"{name} runs in one process; --distributed is for figure1 and figure4.\n"
             "  Spread its configurations over a job array instead: `landscape sweep --help`."

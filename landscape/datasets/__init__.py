@@ -134,6 +134,7 @@ def mnist(
     classes: Sequence[int] | None = None,
     *,
     images: bool = False,
+    download: bool = True,
 ) -> Dataset:
     """MNIST (60,000 and 10,000 digits), each pixel standardised: x_j ← (x_j − mean_j) / std_j (§5.1).
 
@@ -146,12 +147,14 @@ def mnist(
         limit: At most so many examples, the first ones of the classes chosen.
         classes: Digits to keep; the k-th named becomes label k.
         images: x as [N, 28, 28, 1] instead of [N, 784].
+        download: Whether absent files may be downloaded.
 
     Raises:
         ValueError: A file that is not the published one, or a wrong split, limit or class.
         FileNotFoundError: A file is nowhere to be had.
     """
     _refuse_selection(split, limit, classes)
+    _refuse_download("mnist", root, download)
     part = {"train": "train", "test": "t10k"}[split]
     names = [f"MNIST/raw/{part}-{kind}-ubyte.gz" for kind in ("labels-idx1", "images-idx3")]
     labels_file, pixels_file = downloads.find("mnist", names, root)
@@ -169,6 +172,7 @@ def cifar10(
     classes: Sequence[int] | None = None,
     *,
     images: bool = False,
+    download: bool = True,
 ) -> Dataset:
     """CIFAR-10 (50,000 and 10,000 photographs), standardised as in `mnist` by the 50,000 training photographs.
 
@@ -179,12 +183,14 @@ def cifar10(
         classes: Classes 0 … 9 to keep; the k-th named becomes label k.
         images: x as [N, 32, 32, 3] instead of [N, 3072], which is in the files' order: all red values row by row,
             then green, then blue.
+        download: Whether absent files may be downloaded.
 
     Raises:
         ValueError: A file that is not the published one, or a wrong split, limit or class.
         FileNotFoundError: A file is nowhere to be had.
     """
     _refuse_selection(split, limit, classes)
+    _refuse_download("cifar10", root, download)
     batches = ["test_batch"] if split == "test" else [f"data_batch_{k}" for k in range(1, 6)]
     needed = batches if limit is None or classes is not None else batches[: -(-limit // 10_000)]
     pixels, labels = [], []
@@ -256,6 +262,11 @@ def _refuse_selection(split: str, limit: int | None, classes: Sequence[int] | No
         raise ValueError(f"limit must be at least 1, or None for all examples; got {limit}.")
     if classes is not None and (not classes or len(set(classes)) != len(classes) or not set(classes) <= set(range(10))):
         raise ValueError(f"classes must be different numbers from 0 to 9, one at least; got {tuple(classes)}.")
+
+
+def _refuse_download(name: str, root: Path | str | None, download: bool) -> None:
+    if not (download or at_hand(name, root)):
+        raise FileNotFoundError(f"No folder with {name} is named, and nothing may be downloaded.")
 
 
 def _choose(labels: np.ndarray, limit: int | None, classes: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:

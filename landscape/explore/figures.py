@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from landscape import plots, report, surfaces
+from landscape.files.tables import html_table
 from landscape.planes import spectrum
 from landscape.plots import summary
 from landscape.surfaces import Surface
@@ -41,8 +42,7 @@ def draw(path: Path) -> None:
         curves = {f"solution {k}": spectrum.Density(nodes[k], weights[k]).smooth() for k in nodes}
         figures["hessian"] = plots.density(curves)
     for name, figure in figures.items():
-        for suffix in ("png", "pdf"):
-            plots.save(figure, path / f"{name}.{suffix}")
+        plots.save(figure, path / name)
     title = f"Surface of {last.metadata.get('dataset', 'a function of the parameters')}"
     report.write(
         path / "report.html",
@@ -81,7 +81,7 @@ def _tables(measures: Mapping[str, Any], surface: Surface) -> dict[str, str]:
     found: dict[str, str] = {}
     if measures["barriers"]:
         rows = [(name, f"{height:.4g}") for name, height in measures["barriers"].items()]
-        found["Barriers on the lines between solutions"] = report.rows_table(("edge", "barrier (loss units)"), rows)
+        found["Barriers on the lines between solutions"] = html_table(("edge", "barrier (loss units)"), rows)
     if measures.get("hessian"):
         head = ("solution", "largest eigenvalues", "smallest", "trace ± standard error")
         rows = [
@@ -93,7 +93,7 @@ def _tables(measures: Mapping[str, Any], surface: Surface) -> dict[str, str]:
             )
             for k, r in enumerate(measures["hessian"], 1)
         ]
-        found["Hessian at the solutions"] = report.rows_table(head, rows)
+        found["Hessian at the solutions"] = html_table(head, rows)
     reason = str(surface.metadata.get("curvature", "shown"))
     if reason != "shown":
         found["Curvature in the plane"] = f"<p>{html.escape(reason)}</p>"

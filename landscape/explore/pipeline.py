@@ -17,7 +17,7 @@ from landscape.explore import inputs, measures, view
 from landscape.explore.inputs import Given
 from landscape.files import atomic
 from landscape.planes import Plane
-from landscape.runs import Run, estimate, stages
+from landscape.runs import Run, estimate
 from landscape.surfaces import Surface
 from landscape.training import train
 
@@ -74,7 +74,7 @@ class Line(NamedTuple):
 
     def keep(self, name: str, of: Any, compute: Callable[[], Mapping[str, Any]], word: str = "") -> dict[str, Any]:
         """A stage that depends on the functions, the configuration and `of`."""
-        return stages.kept(self.run, name, atomic.fingerprint(self.key, name, of), compute, word)
+        return self.run.stage(name, (self.key, of), compute, word)
 
 
 def run(config: Any, run: Run) -> None:
@@ -114,7 +114,7 @@ def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray],
     records = [r | {"aligned": bool(s.metadata["aligned"])} for s in drawn for r in report.records([s])]
     run.measures({"records": records, "checks": drawn[-1].metadata["checks"], **beside})
     _say(run, drawn, beside["barriers"])
-    stages.clear(run)
+    run.clear()
 
 
 def _refuse(config: Any, to: Given, loaded: inputs.Loaded) -> None:

@@ -3,6 +3,7 @@
 JAX is imported on first use, so that the command line can answer without it.
 """
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -49,16 +50,27 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically; null where a number is not finite, which JSON cannot hold."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, lambda pending: pending.write_text(text + "\n", encoding="utf-8"))
 
 
-def _finite(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back: records and mappings as dicts, arrays and tuples as lists, the rest as text.
+
+    >>> plain({"gap": (np.float32(0.5), float("nan")), "at": Path("runs")})
+    {'gap': [0.5, None], 'at': 'runs'}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return plain(np.asarray(value).tolist()) if hasattr(value, "__array__") else str(value)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from landscape.files.tables import text_table
+
 if TYPE_CHECKING:
     from landscape.runs import Run
 
@@ -71,31 +73,28 @@ def draw(path: Path) -> None:
         raise ValueError(f"{path / 'boundaries.npz'} is missing.\n  Run the command again.")
     config = measures["config"]
     fig = shapley_folkman.averages(config["p"], config["copies"], arrays, measures["distance"])
-    for suffix in ("png", "pdf"):
-        style.save(fig, path / f"figure.{suffix}")
+    style.save(fig, path / "figure")
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """Intervals for ρ(I) and the bounds, both dimensions side by side."""
-    lines = [
-        f"{'':>6}   {'2-D: interval':>19} {'proved':>9} {'R bound':>9} {'r bound':>9} {'area lost':>9}"
-        f"   {'3-D: interval':>19} {'R bound':>9} {'r bound':>9}"
+    head = ["I", "2-D: interval", "proved", "R bound", "r bound", "area lost", "3-D: interval", "R bound", "r bound"]
+    cells = [
+        [
+            *(flat["copies"], _interval(flat), "–" if flat["exact"] is None else f"{flat['exact']:.6f}"),
+            *(*_bounds(flat), f"{flat['area_deficit']:.6f}", _interval(space), *_bounds(space)),
+        ]
+        for flat, space in zip(rows["2"], rows["3"], strict=True)
     ]
-    for flat, space in zip(rows["2"], rows["3"], strict=True):
-        proved = "–" if flat["exact"] is None else f"{flat['exact']:.6f}"
-        lines.append(
-            f"{flat['copies']:>6}   {_interval(flat)} {proved:>9} {_bounds(flat)} {flat['area_deficit']:9.6f}"
-            f"   {_interval(space)} {_bounds(space)}"
-        )
-    return "\n".join(lines)
+    return "\n".join(text_table([head, *cells]))
 
 
 def _interval(row: dict[str, Any]) -> str:
-    return f"{row['lo']:8.6f} … {row['hi']:8.6f}"
+    return f"{row['lo']:.6f} … {row['hi']:.6f}"
 
 
-def _bounds(row: dict[str, Any]) -> str:
-    return f"{row['circumradius_bound']:9.6f} {row['inner_radius_bound']:9.6f}"
+def _bounds(row: dict[str, Any]) -> list[str]:
+    return [f"{row[key]:.6f}" for key in ("circumradius_bound", "inner_radius_bound")]
 
 
 def _words(numbers: tuple[int, ...]) -> str:

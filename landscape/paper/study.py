@@ -19,6 +19,7 @@ import optax
 from landscape import evaluation, planes, plots, report, surfaces
 from landscape.arrays import hardware
 from landscape.files import atomic
+from landscape.files.tables import text_table
 from landscape.paper import trends
 from landscape.planes import Plane
 from landscape.planes.grids import Grid, grid_around
@@ -300,15 +301,15 @@ def _trends(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _table(records: Sequence[dict[str, Any]], drawn: str, triples: int) -> str:
     """The printed table: envelope and barrier in loss units, minima; barrier after alignment, the solutions' risk."""
     spread = f"mean of {triples} triples ± standard error" if triples > 1 else "1 triple: use --triples 5 for a spread"
-    heads = f"{'I':>8}{'envelope':>15}{'barrier':>15}{'minima':>12}{'aligned barrier':>18}{'risk':>10}"
-    lines = [f"{heads}   (loss units; {spread})"]
+    rows = [["I", "envelope", "barrier", "minima", "aligned barrier", "risk"]]
     for n in sorted({r["branches"] for r in records}):
         of = [r for r in records if r["branches"] == n]
         cells = [_cell([r[key] for r in of if r["view"] == drawn]) for key in PRINTED]
         cells.append(_cell([r["barrier"] for r in of if r["view"] == "aligned"]))
         worst = max(r["solution_risk"] for r in of)
-        lines.append(f"{n:>8,}{cells[0]:>15}{cells[1]:>15}{cells[2]:>12}{cells[3]:>18}{worst:>10.2g}")
-    return "\n".join(lines)
+        rows.append([f"{n:,}", *cells, f"{worst:.2g}"])
+    head, *lines = text_table(rows)
+    return "\n".join([f"{head}   (loss units; {spread})", *lines])
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -333,6 +334,5 @@ def draw(path: Path, title: str) -> None:
         titles = [f"I = {first.metadata['branches']:,}, as trained", "branches aligned"]
         pictures = {"figure": plots.row([first, by_view["aligned"][0]], titles=titles)}
     for name, figure in pictures.items():
-        for suffix in ("png", "pdf"):
-            plots.save(figure, path / f"{name}.{suffix}")
+        plots.save(figure, path / name)
     report.write(path / "report.html", stack, title=title, measures=records)

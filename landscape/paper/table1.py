@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from landscape.files.tables import markdown_table, text_table
+
 if TYPE_CHECKING:
     from landscape.datasets import Dataset
     from landscape.runs import Run
@@ -78,16 +80,15 @@ def run(config: Config, run: "Run") -> None:
     run.say("table1:", f"{networks:,} networks of {_span(config.widths)} hidden units · {protocol_in_words(config)}")
     cells = {"": config, **(_studied(config) if config.study else {})}
     run.plan(f"{sum(len(c.widths) * c.seeds * c.steps for c in cells.values()):,} steps of one network")
-    tables = {}
+    found = {}
     for name, cell in cells.items():
         rates = _rates(cell, run, name)
-        tables[name] = summary(rates)
-        run.say(f"{name or 'table1'}:", table(tables[name]))
-    main = tables.pop("")
+        found[name] = summary(rates)
+        run.say(f"{name or 'table1'}:", "\n".join(text_table([HEAD, *rows(found[name])])))
+    main = found.pop("")
     _save(run.file("table1.nc"), main, _rates(config, run, ""), config)
-    run.measures({"protocol": dataclasses.asdict(config), "table": main, "study": tables})
-    for kept in run.path.glob("rates-*.npz"):
-        kept.unlink()
+    run.measures({"protocol": dataclasses.asdict(config), "table": main, "study": found})
+    run.clear()
 
 
 def draw(path: Path) -> None:
@@ -105,8 +106,7 @@ def draw(path: Path) -> None:
     )
     printed = {w: PRINTED[w] / 100 for w in main["width"] if w in PRINTED}
     fig = rates.hitting(main, printed, others=study, caption=caption)
-    for suffix in ("png", "pdf"):
-        style.save(fig, path / f"figure.{suffix}")
+    style.save(fig, path / "figure")
     parts = [f"# Table 1\n\n{config.seeds} networks a width; {protocol_in_words(config)}.", *_markdown("", main)]
     parts += [part for name, columns in study.items() for part in _markdown(name, columns)]
     atomic.write_atomic(path / "table1.md", lambda pending: pending.write_text("\n\n".join(parts) + "\n", "utf-8"))
@@ -153,21 +153,22 @@ def summary(rates: "Rates") -> dict[str, list[float]]:
     }
 
 
-def table(columns: dict[str, list[float]]) -> str:
-    """The table as text, beside the paper's column."""
-    lines = ["width    hits   95 % interval   paper   median risk   least risk"]
-    for width, hits, count, _, low, high, median, least in zip(*columns.values(), strict=True):
-        interval = f"{100 * low:.0f} … {100 * high:.0f} %"
-        paper = f"{PRINTED[int(width)]} %" if width in PRINTED else "–"
-        lines.append(f"{width:5d} {f'{hits}/{count}':>7} {interval:>15} {paper:>7} {median:13.2e} {least:12.2e}")
-    return "\n".join(lines)
+HEAD = ("width", "hits", "95 % interval", "paper", "median risk", "least risk")
+
+
+def rows(columns: dict[str, list[float]]) -> list[list[str]]:
+    """The table's rows, with the paper's column."""
+    return [
+        [
+            *(str(width), f"{hits}/{count}", f"{100 * low:.0f} … {100 * high:.0f} %"),
+            *(f"{PRINTED[int(width)]} %" if width in PRINTED else "–", f"{median:.2e}", f"{least:.2e}"),
+        ]
+        for width, hits, count, _, low, high, median, least in zip(*columns.values(), strict=True)
+    ]
 
 
 def _markdown(name: str, columns: dict[str, list[float]]) -> list[str]:
-    lines = [line.split("  ") for line in table(columns).splitlines()]
-    rows = [" | ".join(filter(None, map(str.strip, line))) for line in lines]
-    rows.insert(1, " | ".join(["---:"] * 6))
-    return [*([f"## {name}"] if name else []), "\n".join(f"| {row} |" for row in rows)]
+    return [*([f"## {name}"] if name else []), markdown_table([HEAD, *rows(columns)])]
 
 
 def _studied(config: Config) -> dict[str, Config]:
@@ -178,24 +179,24 @@ def _studied(config: Config) -> dict[str, Config]:
 
 def _rates(config: Config, run: "Run", name: str) -> "Rates":
     """The rates of one cell of the study, from disk where they are."""
-    from landscape.files import atomic
     from landscape.training import hitting
 
     data, protocol = problem(config)
     protocol = dataclasses.replace(protocol, seed=run.options.seed)
     seeds = range(run.options.seed * config.seeds, (run.options.seed + 1) * config.seeds)
-    key = atomic.fingerprint(data, dataclasses.asdict(protocol), list(config.widths), list(seeds))
-    path, folder = run.file(f"rates-{key[:16]}.npz"), run.file("blocks")
-    kept = atomic.load_arrays(path, key)
-    if kept is None:
+    folder = run.file("blocks")
+
+    def compute() -> dict[str, np.ndarray]:
         with run.bar(name or f"{_span(config.widths)} units", config.seeds * len(config.widths) * config.steps) as bar:
             found = hitting.hitting_rate(
                 data, config.widths, seeds, protocol, directory=folder, progress=bar, check_stop=run.check_stop
             )
-        atomic.save_arrays(path, {"risk": found.risk}, key)
-        shutil.rmtree(folder, ignore_errors=True)
-        return found
-    return hitting.rates(config.widths, kept["risk"])
+        return {"risk": found.risk}
+
+    inputs = (data, dataclasses.asdict(protocol), list(config.widths), list(seeds))
+    risk = run.stage("rates", inputs, compute)["risk"]
+    shutil.rmtree(folder, ignore_errors=True)
+    return hitting.rates(config.widths, risk)
 
 
 def _save(path: Path, columns: dict[str, list[float]], rates: "Rates", config: Config) -> None:

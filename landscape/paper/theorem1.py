@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import landscape as ls
+from landscape.files.tables import text_table
 
 if TYPE_CHECKING:
     from landscape.runs import Run
@@ -80,10 +81,11 @@ def run(config: Config, run: "Run") -> None:
     run.plan(f"{config.budgets:,} budgets · float64")
     from landscape.duality import examples
 
+    settings = (dataclasses.asdict(config), run.options.seed)
     found, missing = {}, {}
     for name in CASES:
         try:
-            found[name] = _stage(name, config, run, lambda n=name: _measure(n, config, run))
+            found[name] = run.stage(name, settings, lambda n=name: _measure(n, config, run))
         except FileNotFoundError as error:
             missing[name] = str(error)
             run.say("skipped:", f"{CASES[name]}\n{error}\nGive --data-root, or set LANDSCAPE_DATA.")
@@ -91,18 +93,17 @@ def run(config: Config, run: "Run") -> None:
         run.say(f"{name}:", _words(name, found[name], config))
     extra = {}
     if config.hinge:
-        extra["hinge"] = _stage("hinge", config, run, lambda: examples.hinge(_up_to(config.branches, 20), config.share))
+        extra["hinge"] = run.stage("hinge", settings, lambda: examples.hinge(_up_to(config.branches, 20), config.share))
         run.say("hinge:", _hinge_words(extra["hinge"]))
     if config.estimates:
-        extra["estimate"] = _stage(
-            "estimate", config, run, lambda: examples.estimate(config.branches, config.share, run.options.seed)
+        extra["estimate"] = run.stage(
+            "estimate", settings, lambda: examples.estimate(config.branches, config.share, run.options.seed)
         )
         run.say("estimate:", _estimate_words(extra["estimate"]))
-    epigraph = _stage("epigraph", config, run, lambda: examples.epigraph(config.tau))
+    epigraph = run.stage("epigraph", settings, lambda: examples.epigraph(config.tau))
     _save(run.file("theorem1.nc"), found, extra, epigraph, config)
     run.measures(_tables(found, extra, missing, config))
-    for kept in run.path.glob("case-*.npz"):
-        kept.unlink()
+    run.clear()
 
 
 def draw(path: Path) -> None:
@@ -120,22 +121,7 @@ def draw(path: Path) -> None:
         "mnist_l2": CASES["mnist_l2"].replace("One ReLU unit on two MNIST digits", f"ReLU unit on MNIST {digits}"),
     }
     fig = duality_gap.overview(stored, titles, measures)
-    for suffix in ("png", "pdf"):
-        style.save(fig, path / f"figure.{suffix}")
-
-
-def _stage(name: str, config: Config, run: "Run", make: Any) -> dict[str, np.ndarray]:
-    """A stage's arrays, from disk where they are."""
-    from landscape.files import atomic
-
-    key = atomic.fingerprint(name, str(dataclasses.asdict(config)), run.options.seed)
-    path = run.file(f"case-{name}.npz")
-    kept = atomic.load_arrays(path, key)
-    if kept is None:
-        run.check_stop()
-        kept = {k: np.asarray(v) for k, v in make().items()}
-        atomic.save_arrays(path, kept, key)
-    return kept
+    style.save(fig, path / "figure")
 
 
 def _measure(name: str, config: Config, run: "Run") -> dict[str, Any]:
@@ -145,9 +131,8 @@ def _measure(name: str, config: Config, run: "Run") -> dict[str, Any]:
     from landscape.duality.certified.frontiers import envelope
 
     if name == "mnist_l2":
-        if run.options.smoke and not ls.datasets.at_hand("mnist", run.options.data_root):
-            raise FileNotFoundError("--smoke downloads nothing, and no folder with MNIST is named.")
-        data = ls.datasets.mnist(root=run.options.data_root, classes=config.digits, limit=config.limit)
+        root, download = run.options.data_root, not run.options.smoke
+        data = ls.datasets.mnist(root, classes=config.digits, limit=config.limit, download=download)
         run.data(data)
         frontier, smallest = examples.two_classes(data, config.tau, config.budgets)
     else:
@@ -193,27 +178,29 @@ def _words(name: str, found: dict[str, np.ndarray], config: Config) -> str:
     lines = [f"{CASES[name]} · smallest admissible τ {tau} (used: {config.tau:g}) · Δ in [{low:.5f}, {high:.5f}]"]
     if name == "relu_decay":
         lines.append(f"gap 0: {TRIVIAL}")
-    lines.append(f"{'I':>7}  {'duality gap, certified':^27}  {'sharp Δ/I':>9}  {'paper 2Δ/I':>10}  {'I·gap/Δ':>8}")
+    table = [["I", "duality gap, certified", "sharp Δ/I", "paper 2Δ/I", "I·gap/Δ"]]
     rows = [i for i, n in enumerate(config.branches) if n in (1, 3, 10, 30, 100, 300, 1000)] or [0]
     for i in rows:
         n, (a, b) = config.branches[i], found["gap"][i]
-        ratio = f"≤{found['ratio'][i][1]:8.2g}" if a == 0 else f"{found['ratio'][i].mean():9.4f}"
-        lines.append(f"{n:7,}  [{a:.6e}, {b:.6e}]  {high / n:9.2e}  {2 * high / n:10.2e} {ratio}")
-    return "\n".join(lines)
+        ratio = f"≤ {found['ratio'][i][1]:.2g}" if a == 0 else f"{found['ratio'][i].mean():.4f}"
+        table.append([f"{n:,}", _interval(a, b), f"{high / n:.2e}", f"{2 * high / n:.2e}", ratio])
+    return "\n".join([*lines, *text_table(table)])
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{low:.6e}, {high:.6e}]"
 
 
 def _hinge_words(found: dict[str, np.ndarray]) -> str:
     lines = ["true hinge, τ = 0.5: Assumption 1 fails; the convexification gap P_I − D_conv, not Theorem 1's"]
-    lines += [f"{n:7,}  [{a:.6e}, {b:.6e}]" for n, (a, b) in zip(found["branches"], found["gap"], strict=True)]
-    return "\n".join(lines)
+    rows = [[f"{n:,}", _interval(a, b)] for n, (a, b) in zip(found["branches"], found["gap"], strict=True)]
+    return "\n".join([*lines, *text_table(rows)])
 
 
 def _estimate_words(found: dict[str, np.ndarray]) -> str:
     lines = [f"22 parameters a branch, {found['live']:.0%} of random starts live: estimates, not certificates"]
-    lines += [
-        f"{n:7,}  ≈{gap:.4e}" for n, gap in zip(found["branches"], found["gap"], strict=True) if n in (1, 10, 100)
-    ]
-    return "\n".join(lines)
+    pairs = zip(found["branches"], found["gap"], strict=True)
+    return "\n".join([*lines, *text_table([[f"{n:,}", f"≈ {gap:.4e}"] for n, gap in pairs if n in (1, 10, 100)])])
 
 
 def _tables(
@@ -237,8 +224,6 @@ def _tables(
         }
         for name, case in found.items()
     }
-    for case in certified.values():
-        case["ratio"], case["paper_ratio"] = (_finite(case[key]) for key in ("ratio", "paper_ratio"))
     content: dict[str, Any] = {"protocol": dataclasses.asdict(config), "certified": certified, "missing": missing}
     if "hinge" in extra:
         kept = {key: extra["hinge"][key].tolist() for key in ("branches", "primal", "relaxed", "gap")}
@@ -249,11 +234,6 @@ def _tables(
         kept = {key: {"kind": kind, "values": case[key].tolist()} for key, kind in bounds.items()}
         content["estimate"] = {"branches": case["branches"].tolist(), "live": float(case["live"]), **kept}
     return content
-
-
-def _finite(rows: list[list[float]]) -> list[list[float | None]]:
-    """JSON has no infinity and no nan: null."""
-    return [[value if np.isfinite(value) else None for value in row] for row in rows]
 
 
 def _save(

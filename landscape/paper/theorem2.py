@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from landscape.files.tables import text_table
+
 if TYPE_CHECKING:
     from landscape.duality.deep_linear import Certificate, DeepLinear
     from landscape.runs import Run
@@ -78,8 +80,7 @@ def run(config: Config, run: "Run") -> None:
     run.say("note:", "the theorem asks for gamma < sigma_min; strong duality holds beyond it as well, as the gaps show")
     measures = {"config": dataclasses.asdict(config), "meeting": rows, "mnist": _images(config, run)}
     run.measures(measures)
-    for kept in run.path.glob("descent-*.npz"):
-        kept.unlink()
+    run.clear()
 
 
 def draw(path: Path) -> None:
@@ -88,8 +89,7 @@ def draw(path: Path) -> None:
 
     measures = json.loads((path / "measures.json").read_text())
     fig = deep_linear.meeting(measures["config"], measures["meeting"], measures["mnist"])
-    for suffix in ("png", "pdf"):
-        style.save(fig, path / f"figure.{suffix}")
+    style.save(fig, path / "figure")
 
 
 def random_problem(seed: int) -> "DeepLinear":
@@ -104,29 +104,29 @@ def random_problem(seed: int) -> "DeepLinear":
 
 def table(rows: list[dict[str, Any]]) -> str:
     """One line for each γ and H."""
-    lines = [
-        f"{'gamma':>11} {'H':>2} {'formula':>13} {'primal - dual':>13} {'DR steps':>8} {'DR - formula':>12} "
-        f"{'descent: best':>13} {'median':>8} {'reached':>8} {'zero start':>10} {'gradient':>8}"
+    head = ["gamma", "H", "formula", "primal - dual", "DR steps", "DR - formula"]
+    head += ["descent: best", "median", "reached", "zero start", "gradient"]
+    cells = [
+        [
+            *(f"{row['factor']:g} s_min", row["depth"], f"{row['optimum']:.10f}", f"{row['gap']:.1e}"),
+            *(row["iterations"], f"{row['error']:.1e}", f"{row['best']:.1e}", f"{row['median']:.1e}"),
+            *(f"{100 * row['share']:.0f} %", f"{row['zero_excess']:+.2f}", f"{row['zero_gradient']:.1g}"),
+        ]
+        for row in rows
     ]
-    for row in rows:
-        gamma = f"{row['factor']:g} s_min"
-        lines.append(
-            f"{gamma:>11} {row['depth']:>2} {row['optimum']:>13.10f} {row['gap']:>13.1e} {row['iterations']:>8} "
-            f"{row['error']:>12.1e} {row['best']:>13.1e} {row['median']:>8.1e} {100 * row['share']:>6.0f} % "
-            f"{row['zero_excess']:>+10.2f} {row['zero_gradient']:>8.1g}"
-        )
-    return "\n".join(lines)
+    return "\n".join(text_table([head, *cells]))
 
 
 def image_table(rows: list[dict[str, Any]]) -> str:
     """The reduced-rank regressions of MNIST, one line for each d_min and γ."""
-    lines = [f"{'d_min':>5} {'gamma':>9} {'value/example':>13} {'relative gap':>12} {'DR steps':>8} {'verified':>8}"]
-    for row in rows:
-        lines.append(
-            f"{row['d_min']:>5} {row['gamma']:>9.3g} {row['value']:>13.9f} {row['relative_gap']:>12.1e} "
-            f"{row['iterations']:>8} {'yes' if row['verified'] else 'NO':>8}"
-        )
-    return "\n".join(lines)
+    cells = [
+        [
+            *(row["d_min"], f"{row['gamma']:.3g}", f"{row['value']:.9f}", f"{row['relative_gap']:.1e}"),
+            *(row["iterations"], "yes" if row["verified"] else "NO"),
+        ]
+        for row in rows
+    ]
+    return "\n".join(text_table([["d_min", "gamma", "value/example", "relative gap", "DR steps", "verified"], *cells]))
 
 
 def _widths(depth: int) -> tuple[int, ...]:
@@ -143,17 +143,14 @@ def _descent(problem: "DeepLinear", config: Config, run: "Run", name: str) -> np
     import optax
 
     from landscape.duality.linear import descent
-    from landscape.files import atomic
 
-    key = atomic.fingerprint(problem.X, problem.Y, list(problem.widths), problem.gamma, dataclasses.asdict(config))
-    kept = atomic.load_arrays(run.file(f"{name}.npz"), key)
-    if kept is None:
+    def compute() -> dict[str, np.ndarray]:
         keys = jax.random.split(jax.random.key(run.options.seed), config.seeds)
         schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
-        kept = {"values": descent.descend(problem, keys, optax.adam(schedule), steps=config.steps).values}
-        atomic.save_arrays(run.file(f"{name}.npz"), kept, key)
-        run.check_stop()
-    return kept["values"]
+        return {"values": descent.descend(problem, keys, optax.adam(schedule), steps=config.steps).values}
+
+    inputs = (problem.X, problem.Y, list(problem.widths), problem.gamma, dataclasses.asdict(config))
+    return run.stage(name, inputs, compute)["values"]
 
 
 def _row(problem: "DeepLinear", factor: float, values: np.ndarray, tolerance: float) -> dict[str, Any]:
@@ -195,9 +192,7 @@ def _images(config: Config, run: "Run") -> dict[str, Any]:
     import landscape as ls
 
     try:
-        if run.options.smoke and not ls.datasets.at_hand("mnist", run.options.data_root):
-            raise FileNotFoundError("--smoke downloads nothing, and no folder with MNIST is named.")
-        data = ls.datasets.mnist(run.options.data_root, limit=config.limit)
+        data = ls.datasets.mnist(run.options.data_root, limit=config.limit, download=not run.options.smoke)
     except FileNotFoundError as error:
         reason = str(error).splitlines()[0]
         run.say("mnist:", f"NOT DONE: {reason}\nGive --data-root or LANDSCAPE_DATA; the rest above is complete.")

@@ -7,6 +7,8 @@ import matplotlib as mpl
 from cycler import cycler
 from matplotlib.figure import Figure
 
+from landscape.files import atomic
+
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths in inches of a figure in one and in two columns of print."""
 
@@ -45,6 +47,8 @@ def figure(width: float = TWO_COLUMNS, height: float = 2.4, *, rows: int = 1, co
 
 
 def save(fig: Figure, path: str | Path) -> None:
-    """Write a figure as PNG (200 dpi) or PDF (real text), by the suffix of `path`."""
+    """Write a figure, whole or not at all: as PNG (200 dpi) or PDF (real text) by its suffix, as both without one."""
+    path = Path(path)
     with mpl.rc_context(STYLE):
-        fig.savefig(path, dpi=200)
+        for file in (path,) if path.suffix else (path.with_suffix(".png"), path.with_suffix(".pdf")):
+            atomic.write_atomic(file, lambda pending: fig.savefig(pending, dpi=200))

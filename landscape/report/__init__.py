@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landscape.files import atomic
+from landscape.files.tables import html_table
 from landscape.plots import caption, summary
 
 if TYPE_CHECKING:
@@ -138,19 +139,6 @@ def _floats(array: Any) -> str:
         return base64.b64encode(np.ascontiguousarray(array, "<f4").tobytes()).decode()
 
 
-def plain(value: Any) -> Any:
-    """A value that JSON can hold: arrays as lists, nan and inf as null, the rest as text."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(v) for v in value]
-    if isinstance(value, bool | np.bool_ | int | np.integer):
-        return value if isinstance(value, int) else value.item()
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value if value is None else str(value)
-
-
 def _surface(surface: "Surface", name: str, paths: Paths) -> dict[str, Any]:
     """What the page needs of one surface."""
     layers = {"risk": surface.risk, **surface.layers}
@@ -159,13 +147,13 @@ def _surface(surface: "Surface", name: str, paths: Paths) -> dict[str, Any]:
         "a": _floats(surface.grid.a),
         "b": _floats(surface.grid.b),
         "values": {key: _floats(values) for key, values in layers.items()},
-        "anchors": plain(np.asarray(surface.anchors, float).reshape(-1, 2)),
-        "anchor_risk": plain(np.asarray(surface.anchor_risk, float)),
+        "anchors": atomic.plain(np.asarray(surface.anchors, float).reshape(-1, 2)),
+        "anchor_risk": atomic.plain(np.asarray(surface.anchor_risk, float)),
         "label": caption.loss_label(surface),
         "isometric": caption.isometric(surface),
-        "gram": plain(surface.metadata.get("gram")),
+        "gram": atomic.plain(surface.metadata.get("gram")),
         "caption": caption.limits([surface]),
-        "paths": [{"name": k, "points": plain(np.asarray(p, float))} for k, p in paths.items()],
+        "paths": [{"name": k, "points": atomic.plain(np.asarray(p, float))} for k, p in paths.items()],
     }
 
 
@@ -176,15 +164,6 @@ def _subtitle(surfaces: Sequence["Surface"]) -> str:
     kinds = " or ".join(sorted({summary.kind(m) for m in known} - {""}))
     count = f"{len(surfaces)} surface{'s' * (len(surfaces) > 1)}"
     return " · ".join([*filter(None, [*parts, kinds and f"{kinds} plane"]), count])
-
-
-def rows_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table as HTML; without rows a dash."""
-    if not rows:
-        return "<p>–</p>"
-    lines = ["".join(f"<th>{html.escape(h)}</th>" for h in head)]
-    lines += ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def by_plane(measures: Sequence[Record]) -> dict[str, list[Record]]:
@@ -208,7 +187,7 @@ def _trend(measures: Sequence[Record]) -> dict[str, Any]:
         cells = by_branches(group)
         points = [[summary.interval(summary.finite(c, k)) for c in cells.values()] for k in keys]
         curves.append({"name": plane, "x": list(cells), "points": points})
-    return {"keys": [summary.name(key) for key in keys], "curves": plain(curves)}
+    return {"keys": [summary.name(key) for key in keys], "curves": atomic.plain(curves)}
 
 
 def measures_table(measures: Sequence[Record]) -> str:
@@ -222,7 +201,7 @@ def measures_table(measures: Sequence[Record]) -> str:
         spread = "One triple of solutions for each I, so no spread can be given: run with several triples to get one."
     head = [*["plane"][: len(planes) - 1], "I", "triples", *map(summary.name, keys)]
     rows = [[*[plane][: len(planes) - 1], *measures_row(x, cell, keys)] for plane, x, cell in groups]
-    return f'{rows_table(head, rows)}<p class="soft">{spread} 0 (one minimum) on a convex surface.</p>'
+    return f'{html_table(head, rows)}<p class="soft">{spread} 0 (one minimum) on a convex surface.</p>'
 
 
 def measures_row(branches: int | None, group: Sequence[Record], keys: Sequence[str]) -> list[str]:
@@ -243,7 +222,7 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
         return f"{value:.6g}"
-    return str(plain(value)) if isinstance(value, list | tuple | np.ndarray) else str(value)
+    return str(atomic.plain(value)) if isinstance(value, list | tuple | np.ndarray) else str(value)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

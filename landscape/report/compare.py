@@ -8,6 +8,7 @@ import numpy as np
 
 from landscape import report
 from landscape.files import atomic
+from landscape.files.tables import html_table, text_table
 from landscape.plots import gallery, style, summary
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def compare(paths: Sequence[Path], out: Path) -> list[str]:
     found = differences(records)
     atomic.write_json(out / "measures.json", _content(dict(zip(runs, paths, strict=True)), records, found))
     figure = _figure(runs)
-    for suffix in ("png", "pdf"):
-        atomic.write_atomic(out / f"figure.{suffix}", lambda pending: style.save(figure, pending))
+    style.save(figure, out / "figure")
     _write_report(out / "report.html", runs, records, found)
     return table(records, found)
 
@@ -132,8 +132,8 @@ def _content(paths: Mapping[str, Path], records: Mapping[str, Any], found: Seque
     """What measures.json holds: the runs, their measures, and the differences; null where a number is not finite."""
     return {
         "runs": {name: str(path) for name, path in paths.items()},
-        "measures": report.plain([{"run": name, **r} for name, group in records.items() for r in group]),
-        "differences": report.plain([d._asdict() for d in found]),
+        "measures": atomic.plain([{"run": name, **r} for name, group in records.items() for r in group]),
+        "differences": atomic.plain([d._asdict() for d in found]),
     }
 
 
@@ -159,7 +159,7 @@ def _write_report(path: Path, runs: Mapping[str, Sequence["Surface"]], records: 
     """The report over the surfaces of all runs, with the tables of each run and of the differences."""
     names = [f"{run}: {name}" for run, surfaces in runs.items() for name in report.name_all(surfaces)]
     tables = {f"Run {name}": report.measures_table(group) for name, group in records.items()}
-    tables["Paired differences"] = report.rows_table(
+    tables["Paired differences"] = html_table(
         ["run", "minus", "I", "measure", "mean difference", "pairs"],
         [[d.run, d.against, d.branches or "–", summary.name(d.measure), _words(d), d.pairs] for d in found],
     )
@@ -180,17 +180,11 @@ def table(records: Mapping[str, Sequence[Record]], found: Sequence[Difference]) 
             rows += [[name, plane, *report.measures_row(x, cell, keys)] for x, cell in report.by_branches(part).items()]
     wanted = [d for d in found if d.measure in keys]
     if not wanted:
-        return [*_columns(rows), "No pairs: the runs share no surface with the same I, triple and seed."]
+        return [*text_table(rows, left=4), "No pairs: the runs share no surface with the same I, triple and seed."]
     head = [f"minus {wanted[0].against}", "I", "pairs", "measure", "difference (95 % interval)"]
     body = [[d.run, _count(d.branches), str(d.pairs), d.measure, _words(d)] for d in wanted]
-    return [*_columns(rows), "", *_columns([head, *body])]
+    return [*text_table(rows, left=4), "", *text_table([head, *body], left=4)]
 
 
 def _count(branches: int | None) -> str:
     return "–" if branches is None else f"{branches:,}"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text in aligned columns."""
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

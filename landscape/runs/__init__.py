@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -113,6 +113,37 @@ class Run:
             for pending in self.path.glob(".*.pending*"):
                 pending.unlink(missing_ok=True)
 
+    def stage(
+        self, name: str, inputs: Any, compute: Callable[[], Mapping[str, Any]], word: str = ""
+    ) -> dict[str, np.ndarray]:
+        """The arrays of one stage: those on disk where they belong to the same inputs, else computed and written.
+
+        A damaged file is computed again, which is said.
+
+        Args:
+            name: A short name for the file.
+            inputs: All that the stage depends on: arrays, numbers, strings and records of these.
+            compute: Makes the arrays.
+            word: What is said of a stage that is not computed again; nothing when empty.
+
+        Raises:
+            Stopped: A request to stop has come; the stage is on disk.
+        """
+        key = atomic.fingerprint(name, inputs)
+        file = self.file(f"stage-{name}-{key[:8]}.npz")
+        found = atomic.recovered(file, key)
+        if found is None:
+            found = {where: np.asarray(array) for where, array in compute().items()}
+            atomic.save_arrays(file, found, key)
+            self.check_stop()
+        elif word:
+            self.say("kept", word)
+        return found
+
+    def clear(self) -> None:
+        """Remove the files that only served to go on after a stop."""
+        atomic.remove(self.path, "stage-*.npz", "block-*.npz", "training.npz")
+
     def check_stop(self) -> None:
         """Between two units of work, after writing the first: give way to a request to stop.
 
@@ -214,7 +245,7 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
         if resumed:
             refuse_changes(path, wanted)
         elif leader:
-            refuse_strangers(path)
+            refuse_foreign_files(path)
         resumed = on_any_process(resumed, options.distributed)
         environment = environment_of()
         run = Run(name, path, options, resumed, leader)
@@ -257,15 +288,15 @@ def finished(name: str, config: Any, options: Options) -> bool:
     return complete(path, "finished")
 
 
-def refuse_strangers(path: Path) -> None:
+def refuse_foreign_files(path: Path) -> None:
     """A new run wants an empty folder.
 
     Raises:
         ValueError: The folder holds files, but no config.json.
     """
-    strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    if strangers:
+    foreign = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    if foreign:
         raise ValueError(
-            f"{path} holds other files ({', '.join(strangers[:3])}…) and is no run directory.\n"
+            f"{path} holds other files ({', '.join(foreign[:3])}…) and is no run directory.\n"
             "  Choose an empty or new folder as --out."
         )

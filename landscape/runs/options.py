@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-MATTERS = ("seed", "precision", "memory", "distributed")
+RESULT_OPTIONS = ("seed", "precision", "memory", "distributed")
 """The options on which stored numbers depend; the others may change when a run is continued."""
 
 

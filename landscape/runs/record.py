@@ -1,16 +1,17 @@
 """config.json, the record of a run: what makes it this run and no other, and what it ran on."""
 
-import dataclasses
 import json
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from landscape.runs.options import MATTERS, Options
+from landscape import __version__
+from landscape.files.atomic import plain
+from landscape.runs.options import RESULT_OPTIONS, Options
 
-PACKAGES = ("landscape", "jax", "jaxlib", "flax", "optax", "numpy")
-"""Packages whose versions are recorded."""
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+"""Packages whose versions are recorded beside our own."""
 
 
 def record_of(name: str, config: Any, options: Options) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def record_of(name: str, config: Any, options: Options) -> dict[str, Any]:
     return {
         "name": name,
         "config": plain(config),
-        "options": {key: plain(getattr(options, key)) for key in MATTERS},
+        "options": {key: plain(getattr(options, key)) for key in RESULT_OPTIONS},
     }
 
 
@@ -63,7 +64,7 @@ def environment_of() -> dict[str, Any]:
     """Versions, device and precision in use: what else a result may depend on."""
     import jax
 
-    versions = {package: metadata.version(package) for package in PACKAGES}
+    versions = {"landscape": __version__} | {package: metadata.version(package) for package in PACKAGES}
     return {
         "python": ".".join(map(str, sys.version_info[:3])),
         **versions,
@@ -86,14 +87,3 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a run directory: it has no config.json.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}/config.json cannot be read ({error}).\n  Delete {path}, or choose --out.") from error
-
-
-def plain(value: Any) -> Any:
-    """A configuration as JSON would give it back: records as dicts, tuples as lists, paths as text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

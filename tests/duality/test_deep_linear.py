@@ -368,7 +368,7 @@ def test_command_says_what_is_missing_and_does_the_rest(tmp_path, monkeypatch, c
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("LANDSCAPE_DATA", raising=False)
-    monkeypatch.setattr("landscape.datasets.mnist", lambda *_, **__: pytest.fail("a download was begun"))
+    monkeypatch.setattr("landscape.datasets.downloads.find", lambda *_, **__: pytest.fail("a download was begun"))
     sizes = ["--depths", "2", "4", "--gammas", "0.5", "--seeds", "2", "--steps", "60"]
     dispatch(["theorem2", "--smoke", *sizes, "--out", str(tmp_path / "run")])
     printed = capsys.readouterr().out

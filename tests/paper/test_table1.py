@@ -231,6 +231,21 @@ def test_the_command_makes_the_table_with_its_protocol(tmp_path, capsys):
     assert "done already" in capsys.readouterr().out
 
 
+def test_the_markdown_table_has_every_cell(tmp_path):
+    """However many hits: 0/9, 100/100 and 1000/1000 stand in a column of their own."""
+    hits, networks = [0, 9, 100, 1000], [9, 9, 100, 1000]
+    columns = {"width": [8, 12, 21, 1000], "hits": hits, "networks": networks}
+    columns |= {name: [0.0, 0.5, 1.0, 1.0] for name in ("rate", "low", "high", "median_risk", "least_risk")}
+    measures = {"protocol": dataclasses.asdict(table1.Config()), "table": columns, "study": {"teacher 1": columns}}
+    (tmp_path / "measures.json").write_text(json.dumps(measures))
+    table1.draw(tmp_path)
+    text = (tmp_path / "table1.md").read_text()
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 * (2 + len(hits))
+    assert {len(row) for row in rows} == {6}
+    assert [row[1].strip() for row in rows[2:6]] == ["0/9", "9/9", "100/100", "1000/1000"]
+
+
 @pytest.mark.parametrize(
     "bad", [["--widths", "0"], ["--widths", "12", "12"], ["--batch-size", "2000"], ["--tau", "-1"]]
 )

@@ -300,7 +300,7 @@ def test_a_job_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not os.listdir()
 
 
-@pytest.mark.parametrize("name", commands.ALONE)
+@pytest.mark.parametrize("name", commands.SINGLE_PROCESS)
 def test_commands_of_one_process_refuse_several(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(lambda: commands.compute(name, commands.recipe(name), ["--smoke", "--distributed"])) == 2
     assert "job array" in capsys.readouterr().err
