@@ -44,7 +44,7 @@ _HOMES = {
     "Surface": "surfaces",
     "evaluate": "evaluation",
 }
-_MODULES = ("datasets", "networks", "losses", "planes", "convexity", "alignment", "plots", "duality")
+_MODULES = ("datasets", "networks", "checkpoints", "losses", "planes", "convexity", "alignment", "plots", "duality")
 
 __all__ = [*_HOMES, *_MODULES]
 

@@ -33,8 +33,8 @@ class Config:
     limit: int | None = 2_000
     """Examples of mnist or cifar10, the first ones; None for all."""
     solutions: tuple[Path, ...] = ()
-    """Checkpoints: npz, safetensors or orbax folders; six, nine … are taken three by three, for a spread of the
-    measures; without any, solutions are trained."""
+    """Checkpoints: npz, safetensors, msgpack, eqx, pt, pt2, weights.h5 or orbax folders; six, nine … are taken three by
+    three, for a spread of the measures; without any, solutions are trained."""
     triples: int = 1
     """Triples of solutions, where they are trained: with several the measures have a spread."""
     paths: tuple[Path, ...] = ()

@@ -15,6 +15,7 @@ import numpy as np
 from landscape import checkpoints, datasets, losses, planes
 from landscape.arrays import trees
 from landscape.datasets import Dataset
+from landscape.explore import parameters
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network, modules, relu_branch
 from landscape.problem import Problem
@@ -31,8 +32,7 @@ class Given(NamedTuple):
         risk: What `evaluate` takes: a `Problem`, or risk(params).
         problem: The problem, where there is one.
         test: The same on test data.
-        like: Parameters of one checkpoint (shapes); None where they are whatever the file holds.
-        lifted: Whether checkpoints get an axis of one branch.
+        like: What a checkpoint is compared with: the problem, or shapes; None if it is whatever the file holds.
         note: What is said of the network's state; empty where it has none.
         data: Data sets by name, to be recorded.
     """
@@ -41,7 +41,6 @@ class Given(NamedTuple):
     problem: Problem | None = None
     test: Problem | None = None
     like: Params = None
-    lifted: bool = False
     note: str = ""
     data: Mapping[str, Dataset] = MappingProxyType({})
 
@@ -57,11 +56,12 @@ class Given(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """Solutions with the names of their files, and trajectories by name; no solutions where they are to be trained."""
+    """Solutions, if any exist, with the names of their files; trajectories by name; remarks on the files."""
 
     solutions: list[Params]
     names: list[str]
     paths: dict[str, list[Params]]
+    remarks: list[str]
 
 
 def named(text: str, option: str) -> Any:
@@ -148,7 +148,10 @@ def _function(risk: Any, config: Any) -> Given:
             f"--network {config.network} is a function risk(params): what becomes of its state and branches is in it.\n"
             "  Leave --state and --branches out, or name the module itself."
         )
-    return Given(risk)
+    if not config.solutions:
+        return Given(risk)
+    found = parameters.of_function(risk, config.solutions[0])
+    return Given(lambda w: risk(found.whole(w)), like=jax.eval_shape(lambda: found.tree))
 
 
 def _problem(network: Any, data: Dataset, config: Any, root: Path | None, note: str = "") -> Given:
@@ -156,14 +159,14 @@ def _problem(network: Any, data: Dataset, config: Any, root: Path | None, note: 
     if pure:
         if not config.solutions:
             raise ValueError("A pure function of (params, x) has no initial parameters; name its --solutions.")
-        first = checkpoints.load(config.solutions[0])[0]
-        network = Network(lambda key: first, network.apply)
-    like, plain = jax.eval_shape(network.init, jax.random.key(0)), isinstance(network, Network)
-    network = MultiBranch(network, 1) if plain else network
+        apply = network.apply
+        found = parameters.of_function(lambda w: apply(w, jnp.asarray(data.x[:1])), config.solutions[0])
+        network = Network(lambda key: found.tree, lambda w, x: apply(found.whole(w), x))
+    network = MultiBranch(network, 1) if isinstance(network, Network) else network
     problem = Problem(data, network, loss_of(config.loss))
     test = test_data(config, root)
     tested = Problem(test, network, problem.loss) if test else None
-    return Given(problem, problem, tested, like, plain, note, _named_data(data, test))
+    return Given(problem, problem, tested, problem, note, _named_data(data, test))
 
 
 def _named_data(data: Dataset, test: Dataset | None) -> dict[str, Dataset]:
@@ -223,8 +226,11 @@ def load_all(config: Any, to: Given) -> Loaded:
     Raises:
         ValueError: Checkpoints of another network, of different networks, or too few of them.
     """
-    paths = {path.stem: load([path], to) for path in config.paths}
-    loaded = [(str(path), w) for path in config.solutions for w in load([path], to)]
+    files = [(path, checkpoints.read(path, to.like)) for path in (*config.paths, *config.solutions)]
+    _refuse_structures([(path, w) for path, found in files for w in found.solutions])
+    count = len(config.paths)
+    paths = {name: found.solutions for name, (_, found) in zip(labels(config.paths), files[:count], strict=True)}
+    loaded = [(str(path), w) for path, found in files[count:] for w in found.solutions]
     if loaded and config.plane in ("solutions", "oblique") and len(loaded) < 3:
         raise ValueError(
             f"--plane {config.plane} wants three solutions; the files hold {len(loaded)}.\n"
@@ -237,22 +243,44 @@ def load_all(config: Any, to: Given) -> Loaded:
     everything = [w for _, w in loaded] + [w for path in paths.values() for w in path]
     if everything:
         planes.check_solutions(*everything)
-    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths)
+    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths, _remarks(files))
 
 
-def load(paths: Sequence[Path], to: Given) -> list[Params]:
-    """Checkpoints as parameters of the problem.
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Names of files: their stems, or what differs in their paths if stems are equal.
 
     Raises:
-        ValueError: Checkpoints of another network, of different networks, or two equal ones.
+        ValueError: A file is named twice.
+
+    >>> labels([Path("run/a/walk.npz"), Path("run/b/walk.npz")])
+    ['a', 'b']
     """
-    found = [(path, w) for path in paths for w in checkpoints.load(path, to.like)]
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    parts = [path.parts if len({p.with_suffix("") for p in paths}) < len(paths) else path.with_suffix("").parts
+             for path in paths]  # fmt: skip
+    if len(set(parts)) < len(parts):
+        raise ValueError(f"--paths names {max(paths, key=paths.count)} twice; every trajectory is drawn once.")
+    while len({part[0] for part in parts}) == 1:
+        parts = [part[1:] for part in parts]
+    while len({part[-1:] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[:-1] for part in parts]
+    return ["/".join(part) for part in parts]
+
+
+def _refuse_structures(found: Sequence[tuple[Path, Params]]) -> None:
     for path, w in found[1:]:
         if jax.tree.structure(w) != jax.tree.structure(found[0][1]):
             raise ValueError(f"{path} and {found[0][0]} hold parameters of different structure; name one network's.")
-    if to.lifted:
-        return [jax.tree.map(lambda x: x[None], w) for _, w in found]
-    return [w for _, w in found]
+
+
+def _remarks(files: Sequence[tuple[Path, checkpoints.Checkpoint]]) -> list[str]:
+    """What was left out of files and cast; equal remarks once, with the first file they are about."""
+    first: dict[str, Path] = {}
+    for path, found in files:
+        first.setdefault(found.remark, path)
+    return [f"{path}: {remark}" for remark, path in first.items() if remark]
 
 
 def refuse_equal(solutions: Sequence[Params], names: Sequence[str]) -> None:

@@ -89,7 +89,7 @@ def run(config: Any, run: Run) -> None:
     key, compiled = _fingerprint(to, example, run)
     line = Line(config, to, run, key)
     _announce(line, loaded, example, compiled)
-    found = Found(*loaded) if loaded.solutions else _trained(line, keys[1], loaded.paths)
+    found = Found(*loaded[:3]) if loaded.solutions else _trained(line, keys[1], loaded.paths)
     drawn, arrays, barriers = [], {}, {}
     for shown in _views(config, found.solutions):
         chosen = _aligned(to, found.solutions[shown.part]) if shown.aligned else found.solutions[shown.part]
@@ -190,6 +190,8 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
     else:
         plan = estimate.of_function(compiled, example, amount)
     run.plan(f"{config.points} x {config.points} points", *plan.words())
+    for remark in loaded.remarks:
+        run.say("note", remark)
 
 
 def _what(to: Given) -> str:

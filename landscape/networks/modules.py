@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from landscape.checkpoints import words
+from landscape.checkpoints import equinox, words
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network, from_flax, from_linen, from_torch
@@ -179,7 +179,7 @@ def from_pytree(make: Any) -> Network:
             values[n] = reduce(lambda place, word: place[word], words(leaves[n][0]), params)
         return structure.unflatten(values)(x)
 
-    return Network(init, apply)
+    return Network(init, apply, equinox.order_of(kept))
 
 
 def _is_float(leaf: Any) -> bool:

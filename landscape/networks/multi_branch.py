@@ -19,10 +19,12 @@ class Network(NamedTuple):
     """A network: `init(key) -> params` and `apply(params, x [N, ...]) -> outputs [N, C]`.
 
     `apply` may instead be written for one example, x [...] -> outputs [C]; `one_example` tells the two apart.
+    `order` names the arrays and numbers of the module behind it in the module's own order, for files without names.
     """
 
     init: Callable[[jax.Array], Params]
     apply: Callable[[Params, jax.Array], jax.Array]
+    order: tuple[str, ...] = ()
 
 
 def one_example(network: Network, params: Params, example: jax.Array) -> Callable[[Params, jax.Array], jax.Array]:

@@ -94,6 +94,46 @@ def test_pure_functions(capsys: pytest.CaptureFixture[str]) -> None:
         np.testing.assert_allclose(arrays["edge 1 – 2"][[0, -1]], risks[:2], rtol=1e-5)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_function_does_not_read_is_no_parameter(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng()
+    for k in range(3):
+        own = {"a": rng.normal(size=(4, 5)).astype("f4"), "b": rng.normal(size=(5, 3)).astype("f4")}
+        training = {"moment/a": np.full((4, 5), 1e3 * k, "f4"), "step": np.array(1000 * k), "key": np.ones(2, "u4")}
+        np.savez(f"plain{k}.npz", **own)
+        np.savez(f"state{k}.npz", **own, **training)
+    distances = []
+    for kind in ("plain", "state"):
+        files = [f"{kind}{k}.npz" for k in range(3)]
+        assert explore("--network", "own_module:risk", "--solutions", *files, "--out", kind) == 0
+        distances.append(ls.Surface.load(f"{kind}/surface.nc").metadata["gram"])
+    np.testing.assert_allclose(*distances, rtol=1e-6)
+    said = capsys.readouterr().out
+    assert "state0.npz: left out " in said
+    for name in ("moment/a", "step", "key"):
+        assert name in said
+    pure = ("--network", "own_module:pure", "--data", "own_module:data", "--loss", "logistic", "--out", "pure")
+    assert explore(*pure, "--solutions", *files, "--quiet") == 0
+    assert len(ls.Surface.load("pure/surface.nc").metadata["gram"]) == 2
+    np.testing.assert_allclose(ls.Surface.load("pure/surface.nc").metadata["gram"], distances[0], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_trajectories_of_one_name_in_two_folders() -> None:
+    rng, walks = np.random.default_rng(), {}
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        walks[folder] = {"a": rng.normal(size=(6, 4, 5)).astype("f4"), "b": rng.normal(size=(6, 5, 3)).astype("f4")}
+        np.savez(f"{folder}/trajectory.npz", **walks[folder])
+    np.savez("w.npz", **{name: x[0] for name, x in walks["a"].items()})
+    words = ("--network", "own_module:risk", "--solutions", "w.npz", "--plane", "pca", "--quiet", "--out", "out")
+    assert explore(*words, "--paths", "a/trajectory.npz", "b/trajectory.npz") == 0
+    with np.load("out/explore.npz") as arrays:
+        assert {name for name in arrays.files if name.startswith("path")} == {"path a", "path b"}
+        assert not np.allclose(arrays["path a"], arrays["path b"])
+    assert explore(*words[:-1], "two", "--paths", "a/trajectory.npz", "a/trajectory.npz") == WRONG
+
+
 @pytest.mark.parametrize("plane", ["random", "gradient", "hessian"])
 @pytest.mark.usefixtures("undrawn")
 def test_planes_through_one_solution(plane: str) -> None:
@@ -213,15 +253,15 @@ def test_aligned_branches_before_and_after_with_a_spread() -> None:
         (["--network", "own_module:risk"], "--solutions"),
         (["--network", "own_module:risk", "--solutions", "missing.npz"], "missing.npz does not exist"),
         (["--network", "own_module:risk", "--solutions", "w.npz", "w.npz", "w.npz"], "same parameters"),
-        (["--network", "own_module:risk", "--solutions", "w.npz", "v.npz", "u.npz"], "same parameters; number 1"),
-        (["--network", "own_module:risk", "--solutions", "w.npz", "t.npz", "u.npz"], "number 1 has"),
+        (["--network", "own_module:risk", "--solutions", "w.npz", "v.npz", "u.npz"], "a [2, 5], wanted [4, 5]"),
+        (["--network", "own_module:risk", "--solutions", "w.npz", "t.npz", "u.npz"], "lacks b"),
         (["--network", "own_module:risk", "--solutions", "w.npz"], "wants three solutions"),
         (["--network", "own_module:risk", "--solutions", *["w.npz"] * 4], "or six, nine"),
         ([*MANY, "--triples", "2", "--plane", "random"], "--triples wants"),
         (["--network", "own_module:risk", "--solutions", "w.npz", "u.npz", "--plane", "pca"], "at least 3 points"),
         (["--network", "own_module:vector", "--solutions", "w.npz", "--plane", "random"], "must return a scalar"),
         (["--network", "own_module:wandering", "--solutions", "w.npz", "--plane", "random"], "deterministic"),
-        ([*MANY, "--solutions", "w.npz"], "does not hold"),
+        ([*MANY, "--solutions", "w.npz"], "lacks"),
     ],
 )
 @pytest.mark.usefixtures("undrawn")
