@@ -20,7 +20,7 @@ class Config:
     """What to draw, of what."""
 
     network: str = ""
-    """MODULE:NAME of a flax nnx factory of rngs (or class), a linen module, a PyTorch module (or its class, or a function
+    """MODULE:NAME of a flax nnx factory of rngs (or class), a linen module, a PyTorch module (its class, or a function
     that makes it), an Equinox-style module or its factory of a key, a Network or MultiBranch, a function of (params,
     x), or a function risk(params)."""
     branches: int = 0

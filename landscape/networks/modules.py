@@ -124,8 +124,9 @@ def statistics(make: Any, example: Any) -> Params:
 
 def with_statistics(make: Any, example: Any, values: Params) -> Network:
     """The network of a module or factory, its running statistics frozen at `values` (see `statistics`)."""
-    if isinstance(make, Network) and isinstance(make.apply, TorchForward):
-        return Network(make.init, make.apply.with_statistics(values))
+    if isinstance(make, Network):
+        forward = make.apply
+        return make._replace(apply=forward.with_statistics(values)) if isinstance(forward, TorchForward) else make
     if is_linen(make):
         return from_linen(make, jnp.asarray(example), state="frozen", values=values)
 

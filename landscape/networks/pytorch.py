@@ -18,7 +18,6 @@ from landscape.networks.torch_graph import Graph
 
 Params = Any
 
-OLDEST = (2, 6)
 AGREES = 1e-4
 """Largest difference between PyTorch and JAX, relative to the largest output: rounding stays far below."""
 
@@ -142,7 +141,7 @@ def from_torch(module: "Any | Callable[[], Any]", example: Any, buffers: Mapping
         ValueError: PyTorch is missing or too old; the module cannot be traced, has an operation without a rule, draws
             random numbers, lets examples influence each other, or gives other outputs in JAX than in PyTorch.
     """
-    torch = _torch()
+    torch = torch_graph.pytorch()
     made = module if isinstance(module, torch.nn.Module) else module()
     if not isinstance(made, torch.nn.Module):
         raise ValueError(f"from_torch wants an nn.Module or what makes one; got {type(made).__name__}.")
@@ -151,26 +150,13 @@ def from_torch(module: "Any | Callable[[], Any]", example: Any, buffers: Mapping
         torch_state.set_buffers(kept, buffers)
     batch = jax.tree.map(lambda leaf: _three(np.asarray(leaf)), example)
     forward = _forward(torch, kept, batch, _outputs(torch, kept, batch))
-    return _network(None if made is module else module, kept, forward)
+    return _network(torch, None if made is module else module, kept, forward)
 
 
 def is_module(target: Any) -> bool:
     """Whether an object is an `nn.Module`, told without loading PyTorch: whoever made it has done so."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(target, torch.nn.Module)
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError("A PyTorch module needs torch >= 2.6: pip install 'landscape-jax[torch]'.") from error
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < OLDEST:
-        raise ValueError(
-            f"A PyTorch module needs torch >= 2.6; this is {torch.__version__}: pip install 'landscape-jax[torch]'."
-        )
-    return torch
 
 
 def _three(example: np.ndarray) -> np.ndarray:
@@ -314,10 +300,8 @@ def _refuse_mixing(torch: Any, module: Any, batch: Any, wanted: np.ndarray) -> N
             )
 
 
-def _network(make: Any, kept: Any, forward: TorchForward) -> Network:
+def _network(torch: Any, make: Any, kept: Any, forward: TorchForward) -> Network:
     """The forward pass with an `init` that draws parameters as PyTorch does."""
-    import torch
-
     names = forward.read
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), torch_state.parameters(kept, names))
 

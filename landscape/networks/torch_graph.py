@@ -1,5 +1,6 @@
 """A PyTorch module as a list of operations, traced by `torch.export`, and that list run in JAX."""
 
+import importlib
 import logging
 import operator
 import warnings
@@ -16,6 +17,8 @@ from landscape.networks.torch_rules import RANDOM, RULES
 
 Rule = Callable[..., Any]
 
+OLDEST = (2, 6)
+"""Version of PyTorch whose `torch.export` serves here."""
 DROPPED = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
 """Keywords of ATen that say where and how an array lies."""
 
@@ -118,6 +121,23 @@ def _checked(step: Step, found: Any, like: Any) -> Any:
     return jnp.asarray(found, like.dtype)
 
 
+def pytorch() -> Any:
+    """PyTorch, loaded only where a module is traced.
+
+    Raises:
+        ValueError: It is missing, or too old.
+    """
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise ValueError("A PyTorch module needs torch >= 2.6: pip install 'landscape-jax[torch]'.") from error
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST:
+        raise ValueError(
+            f"A PyTorch module needs torch >= 2.6; this is {torch.__version__}: pip install 'landscape-jax[torch]'."
+        )
+    return torch
+
+
 def export(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Graph:
     """Trace a module in evaluation mode on tensors.
 
@@ -129,12 +149,10 @@ def export(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) ->
     Raises:
         ValueError: It cannot be traced, draws random numbers, or has an operation without a rule.
     """
-    import torch
-
-    name = type(module).__name__
+    torch, name = pytorch(), type(module).__name__
     program = _tracing(torch, name, lambda: torch.export.export(module, arguments, keywords, strict=False))
     _refuse_random(name, program.graph)
-    return _graph(name, _tracing(torch, name, lambda: program.run_decompositions(_decompositions(torch))))
+    return _graph(torch, name, _tracing(torch, name, lambda: program.run_decompositions(_decompositions(torch))))
 
 
 def _tracing(torch: Any, name: str, trace: Callable[[], Any]) -> Any:
@@ -211,9 +229,7 @@ def _refuse_random(name: str, graph: Any) -> None:
             )
 
 
-def _graph(name: str, program: Any) -> Graph:
-    import torch
-
+def _graph(torch: Any, name: str, program: Any) -> Graph:
     signature, nodes = program.graph_signature, list(program.graph.nodes)
     outputs = signature.user_outputs
     if len(outputs) != 1:
@@ -278,8 +294,6 @@ def dtype_of(dtype: Any) -> np.dtype:
 
 def to_numpy(tensor: Any) -> np.ndarray:
     """A tensor's values, bfloat16 included, in JAX's type for them."""
-    import torch
-
     tensor = tensor.detach().cpu()
     wanted = dtype_of(tensor.dtype)
-    return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy(), wanted)
+    return np.asarray((tensor.float() if wanted == jnp.bfloat16 else tensor).numpy(), wanted)

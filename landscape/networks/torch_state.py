@@ -47,8 +47,6 @@ def evaluating(module: Any) -> Any:
 
 def set_buffers(module: Any, values: Mapping[str, Any]) -> None:
     """Fixed values for the buffers that a state dict holds."""
-    import torch
-
     own = {k: v for k, v in module.state_dict().items() if k in dict(module.named_buffers(remove_duplicate=False))}
     values = flat(values)
     missing = [k for k in own if k not in values and k.split(".")[-1] in STATISTICS]
@@ -61,7 +59,7 @@ def set_buffers(module: Any, values: Mapping[str, Any]) -> None:
         )
     for name, tensor in own.items():
         if name in values:
-            tensor.copy_(torch.as_tensor(np.array(values[name])))
+            tensor.copy_(tensor.new_tensor(np.array(values[name])))
 
 
 def nested(named: Mapping[str, Any]) -> Params:

@@ -161,8 +161,8 @@ def _attention(
         mask = jnp.tril(jnp.ones(scores.shape[-2:], bool))
     if mask is None:
         return jnp.matmul(jax.nn.softmax(scores, -1), value)
-    scores, mask = aligned(scores, mask)
-    scores = jnp.where(mask, scores, -jnp.inf) if mask.dtype == jnp.bool_ else scores + mask
+    scores, kept = aligned(scores, mask)
+    scores = jnp.where(kept, scores, -jnp.inf) if kept.dtype == jnp.bool_ else scores + kept
     return jnp.matmul(safe_softmax(scores), value)
 
 

@@ -89,7 +89,7 @@ def _members(shape: Sequence[int], windows: Windows, padding: Any, count_padding
         starts = np.arange(0, length + front + behind - k + 1, s) - front
         least, most = (-p, length + p) if count_padding else (0, length)
         factors.append(np.minimum(starts + k, most) - np.maximum(starts, least))
-    return math.prod(np.ix_(*factors)).astype(np.float32)
+    return np.prod(np.broadcast_arrays(*np.ix_(*factors)), axis=0).astype(np.float32)
 
 
 def _edges(length: int, count: int) -> list[tuple[int, int]]:

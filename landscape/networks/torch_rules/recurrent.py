@@ -55,11 +55,12 @@ def _elman_cell(activation: Rule) -> Rule:
 
 def _weights(flat: Sequence[jax.Array], bias: bool, count: int) -> list[Weights]:
     """The flat list of ATen, cut into as many parts as there are layers and directions."""
-    size = len(flat) // count
-    parts = [flat[k * size : (k + 1) * size] for k in range(count)]
-    biases = 2 if bias else 0
-    return [Weights(*p[:2], *(p[2:4] if bias else (None, None)), p[2 + biases] if size > 2 + biases else None)
-            for p in parts]  # fmt: skip
+    size, found = len(flat) // count, []
+    for k in range(count):
+        inputs, state, *rest = flat[k * size : (k + 1) * size]
+        input_bias, state_bias = (rest.pop(0), rest.pop(0)) if bias else (None, None)
+        found.append(Weights(inputs, state, input_bias, state_bias, rest[0] if rest else None))
+    return found
 
 
 def _run(
