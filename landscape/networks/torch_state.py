@@ -33,8 +33,14 @@ def evaluating(module: Any) -> Any:
     """The module itself, in evaluation mode on the CPU, with float32 for float64.
 
     Raises:
-        ValueError: It has complex parameters.
+        ValueError: It has complex parameters, or BatchNorm without running statistics.
     """
+    for where, part in module.named_modules():
+        if "BatchNorm" in type(part).__name__ and getattr(part, "running_mean", 0) is None:
+            raise ValueError(
+                f"{type(module).__name__} has BatchNorm without running statistics ({where}), so examples of a batch "
+                "influence each other.\n  Train it with track_running_stats=True, or use GroupNorm or LayerNorm."
+            )
     module.cpu().eval()._apply(lambda t: t.float() if str(t.dtype) == "torch.float64" else t)
     complex_ones = [k for k, p in module.named_parameters() if p.is_complex()]
     if complex_ones:
@@ -104,9 +110,15 @@ def _array(value: Any) -> Any:
     return torch_graph.to_numpy(value) if hasattr(value, "detach") else np.asarray(value)
 
 
-def reset(part: Any) -> None:
-    """Draw one part's own parameters again, where it knows how."""
-    for name in ("reset_parameters", "_reset_parameters"):
-        if hasattr(part, name):
-            getattr(part, name)()
-            return
+def reset(module: Any) -> Any:
+    """The module itself, every part's own parameters drawn again if the part knows how.
+
+    Inner parts come first, as an outer one may overwrite them; of parts that share a parameter the first one draws it
+    last, since its parameter is the one that the constructor of a tied module keeps.
+    """
+    for part in reversed(list(module.modules())):
+        for name in ("reset_parameters", "_reset_parameters"):
+            if hasattr(part, name):
+                getattr(part, name)()
+                break
+    return module
