@@ -20,8 +20,9 @@ class Config:
     """What to draw, of what."""
 
     network: str = ""
-    """MODULE:NAME of a flax nnx factory of rngs (or class), a linen module, an Equinox-style module or its factory of a
-    key, a Network or MultiBranch, a function of (params, x), or a function risk(params)."""
+    """MODULE:NAME of a flax nnx factory of rngs (or class), a linen module, a PyTorch module (its class, or a function
+    that makes it), an Equinox-style module or its factory of a key, a Network or MultiBranch, a function of (params,
+    x), or a function risk(params)."""
     branches: int = 0
     """Take the mean over so many copies of the network, each with weights of its own; 0 for the network as it is."""
     loss: str = "hinge"

@@ -8,12 +8,14 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from landscape.checkpoints import equinox, words
 from landscape.datasets import Dataset
 from landscape.losses import Loss
-from landscape.networks import MultiBranch, Network, from_flax, from_linen
+from landscape.networks import MultiBranch, Network, from_flax, from_linen, from_torch
+from landscape.networks.pytorch import TorchForward, is_module
 
 Params = Any
 State = Literal["none", "frozen", "recompute"]
@@ -37,9 +39,9 @@ def read(target: Any, example: Any, state: State = "none", name: str = "the netw
     """Read a user's object: a network of this package, a module of any kind or its factory, or a pure function.
 
     Args:
-        target: `Network`, `MultiBranch`; nnx module, its class or a factory of `rngs`; linen module; any other callable
-            that is a pytree of arrays, or a factory of one from a `key`; function of (params, x); risk(params); or a
-            function without arguments that returns one of these.
+        target: `Network`, `MultiBranch`; nnx module, its class or a factory of `rngs`; linen module; PyTorch module or
+            its class; any other callable that is a pytree of arrays, or a factory of one from a `key`; function of
+            (params, x); risk(params); or a function without arguments that returns one of these.
         example: Example inputs, a batch of one, for linen modules; None where there are no data.
         state: "frozen" admits state besides the parameters; with "recompute" only `make` is filled in.
         name: What messages call it.
@@ -51,10 +53,13 @@ def read(target: Any, example: Any, state: State = "none", name: str = "the netw
         raise ValueError(f"{name} is a linen module, which needs data to know its shapes; give --data.")
     if isinstance(target, nn.Module | nnx.Module):
         return _flax(target if isinstance(target, nn.Module) else lambda rngs: target, example, state)
+    if is_module(target):
+        return _torch(target, example, state, name)
     if not isinstance(target, Network | MultiBranch) and not _is_pytree(target):
         wanted = _required(target, name)
         if not wanted:
-            return read(target(), example, state, name)
+            made = target()
+            return _torch(target, example, state, name) if is_module(made) else read(made, example, state, name)
         if _is_factory(target, wanted):
             return _flax(target, example, state)
         if len(wanted) == 1 and wanted[0].name != "key":
@@ -81,6 +86,21 @@ def _flax(make: Any, example: Any, state: State) -> Form:
     return Form(from_linen(make, jnp.asarray(example)) if is_linen(make) else from_flax(make), make=make)
 
 
+def _torch(make: Any, example: Any, state: State, name: str) -> Form:
+    """A PyTorch module or what makes one: its statistics are frozen or refused."""
+    if example is None:
+        raise ValueError(f"{name} is a PyTorch module, which is traced on an example; give --data.")
+    network = from_torch(make, np.asarray(example)[0])
+    forward = network.apply
+    held = isinstance(forward, TorchForward) and forward.statistics
+    if (held and state == "none") or state == "recompute":
+        raise ValueError(
+            f"{name} is a PyTorch module{' with running statistics' if held else ''}; they can be kept as the first "
+            "checkpoint holds them, not computed anew.\n  Take --state frozen."
+        )
+    return Form(network, make=network)
+
+
 def frozen(make: Any, example: Any) -> Network:
     """The network of a flax module or factory, its state kept as it is made."""
     if is_linen(make):
@@ -94,14 +114,19 @@ def is_linen(make: Any) -> bool:
 
 
 def statistics(make: Any, example: Any) -> Params:
-    """The running statistics of a flax module or factory as a dictionary, as checkpoints name them; empty without."""
+    """The running statistics of a module or factory as a dictionary, as checkpoints name them; empty without."""
+    if isinstance(make, Network):
+        return make.apply.statistics if isinstance(make.apply, TorchForward) else {}
     if is_linen(make):
         return {k: v for k, v in make.init(jax.random.key(0), jnp.asarray(example)).items() if k != "params"}
     return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(0)), nnx.BatchStat)) if callable(make) else {}
 
 
 def with_statistics(make: Any, example: Any, values: Params) -> Network:
-    """The network of a flax module or factory, its running statistics frozen at `values` (see `statistics`)."""
+    """The network of a module or factory, its running statistics frozen at `values` (see `statistics`)."""
+    if isinstance(make, Network):
+        forward = make.apply
+        return make._replace(apply=forward.with_statistics(values)) if isinstance(forward, TorchForward) else make
     if is_linen(make):
         return from_linen(make, jnp.asarray(example), state="frozen", values=values)
 
