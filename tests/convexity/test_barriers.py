@@ -32,7 +32,7 @@ def labels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
 
     def read(figure: Any, path: Path) -> None:
-        legends = [ax.get_legend() for ax in figure.axes if path.suffix == ".png" and ax.get_legend()]
+        legends = [ax.get_legend() for ax in figure.axes if ax.get_legend()]
         found.extend(text.get_text() for legend in legends for text in legend.get_texts())
 
     monkeypatch.setattr(plots, "save", read)
