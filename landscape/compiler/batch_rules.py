@@ -5,7 +5,7 @@ axis in addition. A product keeps the weight first and the examples last: the la
 A scan runs its body in the same layout. Every other equation goes through `jax.vmap` over the axes present.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,11 +43,43 @@ def run(equation: Equation, values: Sequence[jax.Array], axes: Sequence[Axes]) -
     if equation.primitive.name == "scan":
         return _scan(equation, values, axes)
     f, both = as_function(equation), union(axes)
+    values, axes = _aligned(equation, values, axes)
     if both.example:
         f = jax.vmap(f, tuple(-1 if a.example else None for a in axes), -1)
     if both.branch:
         f = jax.vmap(f, tuple(0 if a.branch else None for a in axes), 0)
     return list(f(*values))
+
+
+def _aligned(
+    equation: Equation, values: Sequence[jax.Array], axes: Sequence[Axes]
+) -> tuple[Sequence[jax.Array], Sequence[Axes]]:
+    """The operands of an equation of arrays of one shape, all with the same axes; other operands as they are.
+
+    `vmap` then transposes none of them: with a bias, 8-8-8 takes a third of the time.
+    """
+    shapes: list[Any] = [v.aval.shape for v in equation.invars]
+    if len(shapes) < 2 or any(shape and shape != v.aval.shape for shape in shapes for v in equation.outvars[:1]):
+        return values, axes
+    both, full = union(axes), _filling(values, axes)
+    arrays = [bool(shape) or (have != Axes() and not any(shapes)) for shape, have in zip(shapes, axes, strict=True)]
+    triples = list(zip(values, axes, arrays, strict=True))
+    return [full(v, a) if array else v for v, a, array in triples], [both if array else a for _, a, array in triples]
+
+
+def _filling(values: Sequence[jax.Array], axes: Sequence[Axes]) -> Callable[[jax.Array, Axes], jax.Array]:
+    """The function that gives an array, with the axes it has, every axis that one of `values` has."""
+    both = union(axes)
+    size_i = next((v.shape[0] for v, a in zip(values, axes, strict=True) if a.branch), 0)
+    size_n = next((v.shape[-1] for v, a in zip(values, axes, strict=True) if a.example), 0)
+
+    def full(x: jax.Array, have: Axes) -> jax.Array:
+        x = x[None] if both.branch and not have.branch else x
+        x = x[..., None] if both.example and not have.example else x
+        shape = (size_i, *x.shape[1:]) if both.branch else x.shape
+        return jnp.broadcast_to(x, (*shape[:-1], size_n) if both.example else shape)
+
+    return full
 
 
 class Product(NamedTuple):
@@ -122,14 +154,7 @@ def _scan(equation: Equation, values: Sequence[jax.Array], axes: Sequence[Axes])
     params, both = equation.params, union(axes)
     fixed, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
     body: jcore.ClosedJaxpr = params["jaxpr"]
-    size_i = next((v.shape[0] for v, a in zip(values, axes, strict=True) if a.branch), 0)
-    size_n = next((v.shape[-1] for v, a in zip(values, axes, strict=True) if a.example), 0)
-
-    def full(x: jax.Array, have: Axes) -> jax.Array:
-        x = x[None] if both.branch and not have.branch else x
-        x = x[..., None] if both.example and not have.example else x
-        shape = (size_i, *x.shape[1:]) if both.branch else x.shape
-        return jnp.broadcast_to(x, (*shape[:-1], size_n) if both.example else shape)
+    full = _filling(values, axes)
 
     def step(carry: list[jax.Array], x: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
         inputs = [*values[:fixed], *carry, *x]

@@ -104,7 +104,7 @@ def directly(forward: Forward, problem: Problem, plane: Plane, points: np.ndarra
         points: (a, b), [M, 2].
     """
     network = replace(problem.network, branch_chunk=problem.network.branch_chunk or BRANCHES_CHECKED)
-    mesh, points = hardware.home_of(plane.origin), points.astype(sharded.float_type(plane))
+    mesh, points = hardware.home_of(plane.origin), points.astype(plane.float_type)
     return np.array(
         [_risk(forward, network, problem.loss, plane.affine, ab, problem.data, mesh) for ab in points], float
     )
@@ -135,7 +135,7 @@ def check_anchors(
     with jax.default_matmul_precision(execution.precision):
         expected = [directly(plainly, first, *at) for at in zip(planes, points, strict=True)]
         branches = staged.stage(problem.network, planes[0].origin, sharded.example_of(problem, planes[0]), True)
-    dtypes = [sharded.float_type(planes[0]), *(branch.closed.jaxpr.outvars[0].aval.dtype for branch in branches)]
+    dtypes = [planes[0].float_type, *(branch.closed.jaxpr.outvars[0].aval.dtype for branch in branches)]
     found = []
     for k in range(len(planes)):
         runs = once[k, 0][:, None], twice[k, 0][:, None]

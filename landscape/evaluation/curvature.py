@@ -96,7 +96,7 @@ def in_plane(
     """
     grid = checked(grid)
     of, data = spectrum.objective(problem)
-    dtype = jnp.result_type(*jax.tree.leaves(plane.origin))
+    dtype = plane.float_type
     axis, rows = jnp.asarray(grid.a, dtype), []
     kept = atomic.Blocks(Path(directory), _key(problem, plane, grid)) if directory else atomic.Blocks(None, "")
     with showing(progress, "curvature", len(grid.a) * len(grid.b), "points") as bar:

@@ -11,7 +11,7 @@ from jax import lax
 from landscape.arrays import hardware
 from landscape.arrays.trees import Affine
 from landscape.compiler.flatten import jaxpr_hash
-from landscape.evaluation import checks, sharded
+from landscape.evaluation import checks
 from landscape.evaluation.execution import Execution
 from landscape.files import atomic
 from landscape.files.progress import showing
@@ -49,7 +49,7 @@ def function_values(
         loop: What `point_loop` made of the function before; made anew when None.
     """
     names, values = quantities(risk, plane)
-    dtype, loop = sharded.float_type(plane), loop or point_loop(risk)
+    dtype, loop = plane.float_type, loop or point_loop(risk)
     kept, rows = atomic.Blocks(None, ""), []
     if execution.directory and hardware.leading():
         computed = names, execution.precision, jaxpr_hash(values, plane.origin)
@@ -98,7 +98,7 @@ def check_function(risk: Risk, plane: Plane, execution: Execution) -> tuple[np.n
         ValueError: Two calls differ, or the loop by more than rounding.
     """
     names, values = quantities(risk, plane)
-    points = np.asarray(plane.anchors if len(plane.anchors) else np.zeros((1, 2))).astype(sharded.float_type(plane))
+    points = np.asarray(plane.anchors if len(plane.anchors) else np.zeros((1, 2))).astype(plane.float_type)
     direct = jax.jit(lambda w: values(w))
     with jax.default_matmul_precision(execution.precision):
         once, twice = (np.stack([np.asarray(direct(plane.at(tuple(ab)))) for ab in points]) for _ in range(2))

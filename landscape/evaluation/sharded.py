@@ -34,7 +34,7 @@ OPERATIONS_A_BLOCK = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}
 
 
 class Sums(NamedTuple):
-    """Σ weight ℓ / Σ weight at every grid point, and how it was computed."""
+    """Means of the losses at every grid point, and the plan by which they were computed."""
 
     values: np.ndarray
     plan: cost_model.Plan
@@ -42,8 +42,8 @@ class Sums(NamedTuple):
 
 def problem_means(problem: Problem, plane: Plane, grid: Grid, losses: Sequence[Loss], execution: Execution) -> Sums:
     """The mean of every loss at every point of a grid, [Q, A, B], float64 sums of blocks."""
-    found = stack_means(problem, [plane], [grid], losses, execution)
-    return found._replace(values=found.values[0])
+    values, plan = stack_means(problem, [plane], [grid], losses, execution)
+    return Sums(values[0], plan)
 
 
 def stack_means(
@@ -112,7 +112,8 @@ def plan_for(problem: Problem, plane: Plane, grid: Grid, execution: Execution) -
     possible, asked = hardware.shares(counts, devices), execution.branch_shards
     if asked not in (None, *possible):
         raise ValueError(
-            f"branch_devices must divide the {devices} devices and the {counts} branches: one of {possible}; got {asked}."
+            f"branch_devices must divide the {devices} devices and the {counts} branches: one of {possible}; "
+            f"got {asked}."
         )
     *others, last = [asked] if asked else possible
     for shards in others:
@@ -146,15 +147,10 @@ def shard_shapes(params: Any, shards: int) -> trees.Signature:
     return trees.Signature.of(shapes)
 
 
-def float_type(plane: Plane) -> Any:
-    """The type in which a plane's parameters are held."""
-    return jnp.result_type(*jax.tree.leaves(plane.origin))
-
-
 def example_of(problem: Problem, plane: Plane) -> jax.ShapeDtypeStruct:
     """Shape and type of one example, as the grid loop takes it."""
     x: Any = problem.data.x
-    return jax.ShapeDtypeStruct(x.shape[1:], _as_floats(x.dtype, float_type(plane)))
+    return jax.ShapeDtypeStruct(x.shape[1:], _as_floats(x.dtype, plane.float_type))
 
 
 def _as_floats(dtype: Any, wanted: Any) -> Any:
@@ -246,8 +242,8 @@ class DeviceInputs(NamedTuple):
 
     def data(self, i: int) -> tuple[Any, ...]:
         """Block i of the examples."""
-        dtype = jnp.result_type(*self.axes)
-        return hardware.placed(_block(self.problem, self.layout, i, dtype), self.layout.over("examples"))
+        block = _block(self.problem, self.layout, i, jnp.result_type(*self.axes))
+        return hardware.placed(block, self.layout.over("examples"))
 
     def sums(self, i: int) -> np.ndarray:
         """Σ weight ℓ over block i, [R, Q, A, padded B] or without R for one plane, in float64."""
@@ -317,7 +313,7 @@ def fits_prelaid(plane: Plane, plan: cost_model.Plan, memory: int) -> bool:
 
 def _placed(problem: Problem, plane: Plane, grid: Grid, layout: ExampleLayout, prelaid: bool) -> tuple[Affine, Any]:
     """A plane and a grid on the devices."""
-    affine, dtype = hardware.placed(plane.affine, layout.over("branches")), float_type(plane)
+    affine, dtype = hardware.placed(plane.affine, layout.over("branches")), plane.float_type
     if prelaid:
         affine = Affine(*(_laid_out(problem.network, example_of(problem, plane), w) for w in affine))
     b = np.pad(grid.b, (0, -len(grid.b) % layout.mesh.shape["points"]), mode="edge").astype(dtype)

@@ -44,6 +44,11 @@ class Plane(NamedTuple):
         """Origin and axes by themselves: the arrays that compiled programs take."""
         return trees.Affine(self.origin, self.u, self.v)
 
+    @property
+    def float_type(self) -> Any:
+        """The type in which the parameters are held."""
+        return jnp.result_type(*jax.tree.leaves(self.origin))
+
     def __repr__(self) -> str:
         return f"Plane({self.kind}: {trees.size(self.origin):,} parameters, {len(self.anchors)} anchors)"
 
