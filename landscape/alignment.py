@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from landscape.arrays.chunked import chunked_sum
-from landscape.compiler.flatten import program
+from landscape.compiler.flatten import jaxpr_hash
 from landscape.networks import MultiBranch, Network, one_example
 from landscape.problem import BRANCHES_AT_A_TIME, EXAMPLES_AT_A_TIME, Problem
 
@@ -147,7 +147,7 @@ class _Outputs:
                 f"The outputs of {name} are not finite on {unknown:,} of {len(self.x):,} examples; nothing can be "
                 "compared there.\n  Align solutions whose training did not diverge."
             )
-        traced = [program(lambda w, x: network.apply(w, x), params, self.x[:1]) for _ in range(2)]
+        traced = [jaxpr_hash(lambda w, x: network.apply(w, x), params, self.x[:1]) for _ in range(2)]
         again, _ = self.of(params, EXAMPLES_AT_A_TIME)
         away, allowed = np.abs(again - self.values[: len(again)]), self._tolerance(self.size[: len(again)])
         if traced[0] != traced[1] or not (away <= allowed).all():

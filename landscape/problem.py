@@ -15,7 +15,7 @@ from landscape.compiler import flatten, gradient, staged
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.losses import Loss
-from landscape.networks import MultiBranch, Network, one_example
+from landscape.networks import MultiBranch, Network
 
 Params = Any
 
@@ -85,14 +85,14 @@ class Problem:
 
     def _risk(self, data: Dataset, params: Params) -> jax.Array:
         """With the data as an argument: as a constant of the program they take seconds to compile."""
-        return weighted_risk(self.network, self.loss, params, data)
+        return streamed_risk(self.network.apply, self.loss, params, data)
 
     def __repr__(self) -> str:
         return f"Problem({self.data}, {self.network}, {getattr(self.loss, '__name__', self.loss)})"
 
 
 def fingerprint(problem: Problem, losses: Sequence[Loss]) -> str:
-    """Of the data, and of what the network and every loss compute: what is kept on disk belongs to these, not to names.
+    """Hash of the data and of the traced network and losses; it identifies results on disk.
 
     Args:
         problem: Data and network.
@@ -101,8 +101,11 @@ def fingerprint(problem: Problem, losses: Sequence[Loss]) -> str:
     x, y = (jax.ShapeDtypeStruct((1, *t.shape[1:]), t.dtype) for t in (problem.data.x, problem.data.y))
     network, params = problem.network, problem.shapes
     outputs = jax.eval_shape(network.apply, params, x)
-    computed = [flatten.program(network.apply, params, x), *(flatten.program(f, outputs, y) for f in losses)]
-    return atomic.fingerprint(problem.data.fingerprint, repr(network), computed)
+    computed = [
+        *staged.hashes(network, params, problem.data.x[0]),
+        *(flatten.jaxpr_hash(f, outputs, y) for f in losses),
+    ]
+    return atomic.fingerprint(problem.data.fingerprint, repr(network), str(network.branch_chunk), computed)
 
 
 def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
@@ -116,44 +119,8 @@ def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(outputs).all(-1), loss(outputs, y), jnp.nan)
 
 
-def weighted_risk(
-    network: MultiBranch, loss: Loss, params: Params, data: Dataset, axis: str | None = None
-) -> jax.Array:
-    """Σ weight ℓ / Σ weight, in chunks of examples, by the network's own plain `apply`.
-
-    Args:
-        network: The multi-branch network.
-        loss: Loss per example.
-        params: [I, ...].
-        data: Examples [N, ...].
-        axis: As in `outputs`.
-    """
-
-    def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        x, y, weight = batch
-        return (weight * each(loss, hardware.summed(network.apply(params, x), axis), y)).sum()
-
-    return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)
-
-
-def stage(network: MultiBranch, params: Params, example: Any, values_only: bool = False) -> list[staged.Restriction]:
-    """Every kind of branch of a network, traced and staged once.
-
-    Args:
-        network: The network.
-        params: Its parameters [I, ...], or their shapes.
-        example: One example, or its shape and type.
-        values_only: As in `lanes.trace`.
-    """
-    found = []
-    for branch, w in network.groups(params):
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), w)
-        found.append(staged.trace(one_example(branch, one, example), one, example, values_only=values_only))
-    return found
-
-
 def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None = None) -> jax.Array:
-    """Outputs [N, C] for examples x [N, ...], the fast way: in lanes, branches in chunks.
+    """Outputs [N, C] for examples x [N, ...], the fast way: staged, with branches in chunks.
 
     Args:
         network: The multi-branch network.
@@ -162,10 +129,10 @@ def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None
         axis: The mesh axis that the branches are split over; None where every device has all of them.
     """
     x = jnp.moveaxis(x, 0, -1)
-    restrictions = stage(network, params, jax.ShapeDtypeStruct(x.shape[:-1], x.dtype))
-    pairs = zip(restrictions, network.groups(params), strict=True)
+    branches = staged.stage(network, params, jax.ShapeDtypeStruct(x.shape[:-1], x.dtype))
+    pairs = zip(branches, network.groups(params), strict=True)
     chunk = network.branch_chunk or BRANCHES_AT_A_TIME
-    total = reduce(jnp.add, [gradient.of_branches(restriction, chunk, w, x) for restriction, (_, w) in pairs])
+    total = reduce(jnp.add, [gradient.sum_of_branches(branch, chunk, w, x) for branch, (_, w) in pairs])
     return network.factor * hardware.summed(total, axis).T
 
 
@@ -200,12 +167,20 @@ def minibatch_risk(
 
 
 def streamed_risk(
-    network: MultiBranch, loss: Loss, params: Params, data: Dataset, axis: str | None = None
+    forward: Callable[[Params, jax.Array], jax.Array], loss: Loss, params: Params, data: Dataset
 ) -> jax.Array:
-    """Σ weight ℓ / Σ weight over all the data, in lanes and in chunks of examples."""
+    """Σ weight ℓ / Σ weight over all the data, in chunks of examples.
+
+    Args:
+        forward: Params, x [N, ...] -> outputs [N, C]: a network's plain `apply`, or `outputs`.
+        loss: Loss per example.
+        params: [I, ...].
+        data: Examples [N, ...].
+    """
 
     def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         x, y, weight = batch
-        return (weight * each(loss, outputs(network, params, x, axis), y)).sum()
+        return (weight * each(loss, forward(params, x), y)).sum()
 
-    return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)
+    total = chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME)
+    return total / jnp.sum(data.weight, dtype=total.dtype)

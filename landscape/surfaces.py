@@ -1,8 +1,8 @@
 """The loss on a plane as a record, and the files that hold it."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,88 @@ from landscape.planes.grids import Grid, checked, grid_around
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Grid", "Surface", "grid_around", "load_stack", "save_stack"]
+__all__ = ["Grid", "Provenance", "Surface", "grid_around", "load_stack", "save_stack"]
+
+
+@dataclass(frozen=True, eq=False)
+class Provenance(Mapping[str, Any]):
+    """What was computed, from what, how, and the self-checks; it reads as a mapping of all that is known.
+
+    Attributes:
+        plane: Kind of the plane.
+        parameters: Number of parameters.
+        precision: Of matrix products.
+        device: The devices in words.
+        versions: Of the package and of JAX.
+        branches: I.
+        average: Whether the network is the mean of its branches.
+        loss: Name of the loss.
+        dataset: Name of the data.
+        examples: N.
+        data_sha256: Hash of the data.
+        tile: Sizes of the grid loop.
+        operations: Floating-point operations of the surface.
+        checks: What `evaluation.checks.agreement` found.
+        triple: Which triple of solutions, from 0.
+        aligned: Whether branches were aligned first.
+        training: How the training of the solutions ended.
+        barriers: Exact barriers on the edges, of the training and the test risk.
+        extent: The rule of the grid's extent, in words.
+        state: What became of the network's state.
+        gram: Inner products of the axes.
+        not_finite: Number of grid points without a finite loss.
+        curvature: "shown", or why it is not.
+        unexplained_fraction: Share of the change of slope that second derivatives do not explain.
+        units: Of the loss.
+        more: Anything else by name.
+    """
+
+    plane: str | None = None
+    parameters: int | None = None
+    precision: str | None = None
+    device: str | None = None
+    versions: Mapping[str, str] | None = None
+    branches: int | None = None
+    average: bool | None = None
+    loss: str | None = None
+    dataset: str | None = None
+    examples: int | None = None
+    data_sha256: str | None = None
+    tile: Sequence[int] | None = None
+    operations: float | None = None
+    checks: Mapping[str, Any] | None = None
+    triple: int | None = None
+    aligned: bool | None = None
+    training: Mapping[str, Any] | None = None
+    barriers: Mapping[str, Any] | None = None
+    extent: str | None = None
+    state: str | None = None
+    gram: Any = None
+    not_finite: int | None = None
+    curvature: str | None = None
+    unexplained_fraction: float | None = None
+    units: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, known: Mapping[str, Any]) -> "Provenance":
+        """A record of whatever a mapping holds."""
+        names = {f.name for f in fields(cls)} - {"more"}
+        more = {name: value for name, value in known.items() if name not in names}
+        return cls(**{name: known[name] for name in names & set(known)}, more=more)
+
+    def _known(self) -> dict[str, Any]:
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "more"}
+        return {name: value for name, value in found.items() if value is not None} | dict(self.more)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._known()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +108,7 @@ class Surface:
         anchors: Coordinates of the marked solutions, [M, 2].
         anchor_risk: The loss at the solutions themselves, [M].
         layers: Further quantities by name, each [A, B].
-        metadata: What was computed, from what, how, and the self-checks.
+        metadata: Its `Provenance`; any mapping is taken.
 
     Raises:
         ValueError: Arrays that do not fit the grid.
@@ -55,8 +136,13 @@ class Surface:
         if len(risk) != len(anchors):
             raise ValueError(f"{len(anchors)} anchors need as many values of the loss; got {len(risk)}.")
         values = {"grid": grid, "risk": arrays.pop("risk"), "layers": arrays, "anchors": anchors, "anchor_risk": risk}
+        values["metadata"] = Provenance.of(self.metadata)
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def noting(self, known: Provenance) -> "Surface":
+        """The same surface, of which more is known."""
+        return replace(self, metadata={**self.metadata, **known})
 
     def __repr__(self) -> str:
         a, b = self.risk.shape

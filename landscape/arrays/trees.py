@@ -63,6 +63,24 @@ def nbytes(a: Tree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(a))
 
 
+class Affine(NamedTuple):
+    """A plane of trees, w(a, b) = o + a u + b v.
+
+    Attributes:
+        origin: o, a tree of arrays.
+        u: First axis, a tree like the origin.
+        v: Second axis.
+    """
+
+    origin: Tree
+    u: Tree
+    v: Tree
+
+    def at(self, ab: Sequence[Any]) -> Tree:
+        """The tree w(a, b)."""
+        return jax.tree.map(lambda o, u, v: o + ab[0] * u + ab[1] * v, *self)
+
+
 class Signature(NamedTuple):
     """Structure and shapes of a tree, hashable: what a compiled program depends on."""
 

@@ -1,6 +1,7 @@
 """What `landscape explore` measures beside the surface: edges with barriers, curvature in the plane, Hessians."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -13,7 +14,7 @@ from landscape.evaluation import curvature
 from landscape.explore.inputs import Given
 from landscape.planes import Plane, spectrum
 from landscape.runs import Run
-from landscape.surfaces import Surface
+from landscape.surfaces import Provenance, Surface
 
 Params = Any
 Keep = Callable[..., dict[str, np.ndarray]]
@@ -49,11 +50,11 @@ def bent(to: Given, plane: Plane, surface: Surface, run: Run) -> Surface:
         found = curvature.in_plane(
             to.risk, plane, surface.grid, directory=run.path, progress=bar, check_stop=run.check_stop
         )
-    words = found.reason or f"second derivatives explain {1 - found.unseen:.0%} of how the slope changes"
+    words = found.reason or f"second derivatives explain {1 - found.unexplained_fraction:.0%} of how the slope changes"
     run.say("note" if found.reason else "check", words)
     layers = {**surface.layers, **found.layers()}
-    about = {**surface.metadata, "curvature": found.reason or "shown", "unseen": found.unseen}
-    return Surface(surface.grid, surface.risk, surface.anchors, surface.anchor_risk, layers, about)
+    known = Provenance(curvature=found.reason or "shown", unexplained_fraction=found.unexplained_fraction)
+    return replace(surface, layers=layers).noting(known)
 
 
 def spectra(

@@ -11,8 +11,9 @@ import optax
 
 from landscape import convexity, evaluation, planes, report, surfaces
 from landscape.arrays import trees
-from landscape.compiler.flatten import program
+from landscape.compiler.flatten import jaxpr_hash
 from landscape.evaluation import pointwise
+from landscape.evaluation.checks import disagreement
 from landscape.explore import inputs, measures, view
 from landscape.explore.inputs import Given
 from landscape.files import atomic
@@ -23,8 +24,6 @@ from landscape.surfaces import Surface
 from landscape.training import train
 
 Params = Any
-AGREES = 1e-4
-"""Largest relative difference between the surface at a solution and a direct evaluation."""
 FEW = 64
 """Examples on which the loss is called twice before anything long starts."""
 RADIUS_POINTS = 100
@@ -154,14 +153,14 @@ def _fingerprint(to: Given, example: Params, run: Run) -> tuple[str, Any]:
     """
     if to.problem is None:
         _, risk = pointwise.quantities(to.risk, Plane(example, example, example, np.zeros((0, 2))))
-        traced = [program(lambda w: risk(w), example) for _ in range(2)]
+        traced = [jaxpr_hash(lambda w: risk(w), example) for _ in range(2)]
         compiled = jax.jit(risk).lower(example).compile()
         _refuse_wandering(traced, [np.asarray(compiled(example)) for _ in range(2)])
         return atomic.fingerprint(traced[0], run.options.precision), compiled
     network, loss, data = to.problem.network, to.problem.loss, to.problem.data
     some = np.flatnonzero(np.asarray(data.weight))[:FEW]
     few = type(data)(data.x[some], data.y[some], data.weight[some])
-    traced = [program(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
+    traced = [jaxpr_hash(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
     risk = replace(to.problem, data=few).risk
     _refuse_wandering(traced, [np.asarray(risk(example)) for _ in range(2)])
     return atomic.fingerprint(traced[0], data.fingerprint, run.options.precision), None
@@ -194,7 +193,7 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
         points=config.points,
         surfaces=views * (1 + share),
         evaluations=round(views * (pairs * measures.ON_AN_EDGE * (1 + share) + single)),
-        products=measures.PRODUCTS * min(count, 3) * config.spectrum + 100 * (config.plane in ("hessian", "gradient")),
+        hvp_calls=measures.PRODUCTS * min(count, 3) * config.spectrum + 100 * (config.plane in ("hessian", "gradient")),
         bent=views * config.points**2 * config.curvature,
         trained=0 if loaded.solutions else count * config.steps * min(config.batch_size, examples),
     )
@@ -264,41 +263,34 @@ def _surface(
     depends = (list(solutions), paths if config.plane == "pca" else {})
     stored = line.keep("plane", depends, compute)
     plane, grid, words = view.from_arrays(stored, solutions[0])
-    shared: dict[str, Any] = {
-        "precision": run.options.precision,
-        "memory": run.options.memory_bytes,
-        "directory": run.path,
-        "check_stop": run.check_stop,
-    }
     layers = inputs.further(to.problem.data) if to.problem else None
     with run.bar(f"{shown.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
-        found = evaluation.evaluate(to.risk, plane, grid, layers=layers, progress=bar, **shared)
+        found = evaluation.surface_on(to.risk, plane, grid, run.execution(bar), layers)
     _refuse_disagreement(found)
     more = dict(found.layers)
     if to.test:
-        tested = evaluation.evaluate(to.test, plane, grid, layers=layers, progress=False, **shared)
+        tested = evaluation.surface_on(to.test, plane, grid, run.execution(), layers)
         more |= {"test risk": tested.risk, **{f"test {k}": v for k, v in tested.layers.items()}}
     if config.weight_decay:
         more["regulariser"] = view.regulariser(plane, grid, config.weight_decay)
         more["risk and regulariser"] = found.risk + more["regulariser"]
-    about = {
-        "aligned": shown.aligned,
-        "triple": shown.triple,
-        "extent": words,
-        "state": config.state,
-        "gram": planes.gram_of(plane).tolist(),
-    }
-    about |= {"not_finite": int(np.count_nonzero(~np.isfinite(found.risk)))}
-    return plane, Surface(grid, found.risk, found.anchors, found.anchor_risk, more, {**found.metadata, **about})
+    about = surfaces.Provenance(
+        aligned=shown.aligned,
+        triple=shown.triple,
+        extent=words,
+        state=config.state,
+        gram=planes.gram_of(plane).tolist(),
+        not_finite=int(np.count_nonzero(~np.isfinite(found.risk))),
+    )
+    return plane, replace(found, layers=more).noting(about)
 
 
 def _refuse_disagreement(surface: Surface) -> None:
-    found = surface.metadata["checks"]
-    scale = max(1.0, float(np.nanmax(np.abs(np.asarray(surface.anchor_risk)), initial=0.0)))
-    if not found["deterministic"] or found["max_difference"] > AGREES * scale:
+    wrong = disagreement(surface.metadata["checks"])
+    if wrong:
         raise ValueError(
-            f"The loss differs by {found['max_difference']:.2g} between two evaluations at the same parameters; a "
-            "surface needs a deterministic function.\n  Fix its random keys, switch dropout and augmentation off."
+            f"The loss is not one function of the parameters: {wrong}; a surface needs a deterministic function.\n"
+            "  Fix its random keys, switch dropout and augmentation off."
         )
 
 

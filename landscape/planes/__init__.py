@@ -37,7 +37,17 @@ class Plane(NamedTuple):
 
     def at(self, ab: Sequence[Any]) -> Params:
         """The parameters w(a, b)."""
-        return jax.tree.map(lambda o, u, v: o + ab[0] * u + ab[1] * v, self.origin, self.u, self.v)
+        return self.affine.at(ab)
+
+    @property
+    def affine(self) -> trees.Affine:
+        """Origin and axes by themselves: the arrays that compiled programs take."""
+        return trees.Affine(self.origin, self.u, self.v)
+
+    @property
+    def float_type(self) -> Any:
+        """The type in which the parameters are held."""
+        return jnp.result_type(*jax.tree.leaves(self.origin))
 
     def __repr__(self) -> str:
         return f"Plane({self.kind}: {trees.size(self.origin):,} parameters, {len(self.anchors)} anchors)"

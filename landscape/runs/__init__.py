@@ -24,6 +24,7 @@ from landscape.runs.record import differences, environment_of, read_config, reco
 
 if TYPE_CHECKING:
     from landscape.datasets import Dataset
+    from landscape.evaluation.execution import Execution
 
 RESULTS = (".png", ".pdf", ".html", ".nc", ".json", ".npz", ".csv", ".md")
 
@@ -61,6 +62,22 @@ class Run:
     def plan(self, *parts: str) -> None:
         """Say what is about to happen: devices, the `parts` (memory, operations, time), the directory."""
         self.say("plan:", " · ".join([self.devices, *parts, str(self.path)]))
+
+    def execution(self, progress: "bool | Bar" = False) -> "Execution":
+        """How surfaces of this run are computed: by its options, resumable in its directory.
+
+        Args:
+            progress: A bar already open, or whether to show one.
+        """
+        from landscape.evaluation.execution import Execution
+
+        return Execution(
+            precision=self.options.precision,
+            memory=self.options.memory_bytes,
+            directory=self.path,
+            progress=progress,
+            check_stop=self.check_stop,
+        )
 
     def log(self, event: str, **content: Any) -> None:
         """Append one JSON line to log.jsonl."""

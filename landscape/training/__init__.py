@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from landscape.arrays import hardware
-from landscape.compiler.flatten import program
+from landscape.compiler.flatten import jaxpr_hash
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.files.progress import Bar, showing
@@ -230,8 +230,8 @@ class _Saved:
         self.key = ""
         if directory:
             state = seeds.shapes()
-            begun = program(problem.network.init, keys[0]) if start is None else start
-            update = program(jax.vmap(seeds.static.optimizer.update), state.params, state.optimizer, state.params)
+            begun = jaxpr_hash(problem.network.init, keys[0]) if start is None else start
+            update = jaxpr_hash(jax.vmap(seeds.static.optimizer.update), state.params, state.optimizer, state.params)
             inputs = (jax.random.key_data(keys), sizes, begun, update, trajectory)
             self.key = atomic.fingerprint(fingerprint(problem, [problem.loss]), *inputs)
 

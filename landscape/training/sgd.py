@@ -14,7 +14,7 @@ from landscape.arrays import hardware, trees
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network
-from landscape.problem import BRANCHES_AT_A_TIME, Problem, minibatch_risk, streamed_risk
+from landscape.problem import BRANCHES_AT_A_TIME, Problem, minibatch_risk, outputs, streamed_risk
 
 Params = Any
 
@@ -253,8 +253,8 @@ def risks(static: Static, params: Params, data: Dataset) -> jax.Array:
     """The risk of every seed on all the data, [S]."""
 
     def of(params: Params, data: Dataset) -> jax.Array:
-        risk = partial(streamed_risk, static.network, static.loss, data=data, axis=static.axis)
-        return jax.vmap(risk)(params)
+        forward = partial(outputs, static.network, axis=static.axis)
+        return jax.vmap(partial(streamed_risk, forward, static.loss, data=data))(params)
 
     if static.axis is not None:
         specs = {"in_specs": (P("seeds", "branches"), P()), "out_specs": P("seeds")}

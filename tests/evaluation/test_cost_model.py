@@ -37,7 +37,7 @@ def lowered(network: MultiBranch, inputs: int, outputs: int, examples: int, tile
     mesh = jax.make_mesh((1, 1), ("points", "examples"), axis_types=auto, devices=jax.local_devices()[:1])
     loss = ls.losses.hinge if outputs == 1 else ls.losses.multiclass_hinge
     options = {"network": network, "losses": (loss,), "tile": tile, "mesh": mesh}
-    return block_sums.lower((shapes(network),) * 3, data, axes, **options)
+    return block_sums.lower(trees.Affine(*(shapes(network),) * 3), data, axes, **options)
 
 
 def temporary(*args, **options) -> int:

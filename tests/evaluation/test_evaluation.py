@@ -14,6 +14,7 @@ import landscape as ls
 from landscape import evaluation, networks, planes
 from landscape.arrays import hardware, trees
 from landscape.evaluation import sharded
+from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.files import atomic
 
@@ -126,10 +127,10 @@ def test_branches_are_split_when_three_solutions_do_not_fit_one_device() -> None
     size, used = 3 * trees.nbytes(shapes), {}
     for share, memory in ((1, 1.5 * size), (2, 0.8 * size), (4, 0.4 * size)):
         plan = evaluation.plan(problem, plane, grid, int(memory), tile)
-        assert plan.share == share
+        assert plan.branch_shards == share
         mesh = hardware.mesh(jax.local_devices()[:4], points=4 // share, examples=1, branches=share)
         kinds = ((64, 300), "f4"), ((64,), "i4"), ((64,), "f4")
-        arguments = (shapes,) * 3, tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds)
+        arguments = trees.Affine(shapes, shapes, shapes), tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds)
         axes = tuple(jax.ShapeDtypeStruct((n,), "f4") for n in (4, 4))
         options = {"network": network, "losses": (problem.loss,), "tile": tile, "mesh": mesh}
         compiled = sharded.block_sums.lower(*arguments, axes, **options).compile()
@@ -176,9 +177,40 @@ def test_each_tile_shape_is_traced_once(monkeypatch) -> None:
         return ls.losses.hinge(outputs, y)
 
     grid, tile = ls.grid_around(plane, (5, 4)), Tile(8, 7, 7, 1)
-    settings = sharded.Settings("highest", None, tile, tuple(jax.local_devices()[:1]), None, False, lambda: None)
-    sharded.problem_means(problem, plane, grid, [counted], settings)
+    execution = Execution(tile=tile, devices=tuple(jax.local_devices()[:1]))
+    sharded.problem_means(problem, plane, grid, [counted], execution)
     assert len(calls) == 1, calls
+
+
+def test_a_branch_is_traced_once_a_surface(tmp_path) -> None:
+    """The plan, the grid loop, the check at the anchors and the hash of the files share one trace."""
+    calls = []
+
+    def forward(w, x):
+        calls.append(x.shape)
+        return jnp.tanh(x @ w["kernel"])
+
+    def init(key):
+        return {"kernel": jax.random.normal(key, (6, 2))}
+
+    rng = np.random.default_rng()
+    data = ls.Dataset(rng.normal(size=(300, 6)).astype("f4"), rng.integers(0, 2, 300))
+    problem = ls.Problem(data, ls.MultiBranch(networks.Network(init, forward), 3), ls.losses.multiclass_hinge)
+    plane, other = plane_of(problem.network, rng), plane_of(problem.network, rng)
+    grid, options = ls.grid_around(plane, (3, 4)), {"directory": tmp_path, "progress": False}
+    layers = {"error": lambda f, y: 1.0 * (f.argmax(-1) != y)}
+    calls.clear()
+    networks.one_example(problem.network.branch, init(jax.random.key(0)), data.x[0])
+    probes, one = len(calls), calls.count((6,))
+    jax.eval_shape(problem.network.apply, problem.shapes, data.x)
+    direct = len(calls) - probes
+    calls.clear()
+    ls.evaluate(problem, plane, grid, layers=layers, **options)
+    # The evaluator traces once; the direct evaluations that check it, and shapes, trace the plain network.
+    assert calls.count((6,)) <= one + 1 + 4 * direct, calls
+    count = len(calls)
+    ls.evaluate(problem, other, ls.grid_around(other, (4, 3)), layers=layers, **options)
+    assert len(calls) - count <= 2 * direct
 
 
 def stopping(at: int) -> Callable[[], None]:
