@@ -32,6 +32,10 @@ CONSTANT, AFFINE, NONLINEAR = 0, 1, 2
 """Stages: independent of the plane; a triple (o, u, v); known only at a grid point."""
 
 
+OUTPUTS = "outputs"
+"""The name of what the last step gives."""
+
+
 class Fact(NamedTuple):
     """What is known of a value before anything is computed."""
 
@@ -50,7 +54,7 @@ class Step(NamedTuple):
     """How one equation is run for all branches and examples.
 
     Attributes:
-        equation: The equation; None for the step that hands over outputs of the affine prefix.
+        equation: The equation; None for the last step, which only sums the outputs over branches.
         invars: Its operands: variables, literals, and in the nonlinear part residuals.
         outvars: Its outputs.
         axes: The axes of its operands.
@@ -119,12 +123,10 @@ class StagedBranch:
 
     Attributes:
         closed: The branch as one flat list of equations; its inputs are the leaves of the parameters, then x.
-        steps: Every equation; last the step that hands over outputs that are known before the grid point.
+        steps: Every equation, and last the sum of the outputs over branches.
         prefix: Steps whose outputs are known before the grid point: constant or affine.
         nonlinear: The other steps, which run at every grid point.
-        residuals: What `nonlinear` and the output read of the prefix.
-        output: The outputs [C]: a variable, or a residual where they are known before the grid point.
-        summed: Whether `output` is held summed over branches.
+        residuals: What `nonlinear` reads of the prefix.
         weights: Parameters that only serve as weight of a product with the examples. They can be laid out beforehand.
         cost: Operations and values of one branch on one example.
     """
@@ -134,8 +136,6 @@ class StagedBranch:
     prefix: tuple[Step, ...]
     nonlinear: tuple[Step, ...]
     residuals: tuple[Residual, ...]
-    output: Any
-    summed: bool
     weights: dict[Any, Product]
     cost: Cost
 
@@ -145,8 +145,8 @@ class StagedBranch:
 
     @property
     def affine(self) -> bool:
-        """Whether the outputs themselves are known before the grid point."""
-        return isinstance(self.output, Residual)
+        """Whether the outputs themselves are affine, so that nothing is left but their sum over branches."""
+        return len(self.nonlinear) == 1
 
 
 def analyse(closed: jcore.ClosedJaxpr, inference: bool = False) -> StagedBranch:
@@ -160,31 +160,22 @@ def analyse(closed: jcore.ClosedJaxpr, inference: bool = False) -> StagedBranch:
     summed = _summed(jaxpr)
     facts = _facts(jaxpr, summed)
     steps = [_step(e, facts, summed, inference) for e in jaxpr.eqns]
-    late = [i for i, s in enumerate(steps) if s.stage == NONLINEAR]
-    residuals = [Residual(i, j) for i in late for j in range(len(steps[i].invars)) if _known(steps[i], j, facts)]
-    nonlinear = [
-        steps[i]._replace(
-            invars=tuple(r if (r := Residual(i, j)) in residuals else v for j, v in enumerate(steps[i].invars))
-        )
-        for i in late
-    ]
-    cost = _cost(jaxpr, steps, residuals)
-    whole = output in summed
-    if facts[output].stage != NONLINEAR:
-        residuals.append(Residual(len(steps), 0))
-        output, axes, whole = residuals[-1], facts[output].axes, True
-        handed = (jaxpr.outvars[0] not in summed,)
-        steps.append(Step(None, tuple(jaxpr.outvars), (), (axes,), AFFINE, None, False, handed))
+    whole, axes = output in summed, (facts[output].axes,)
+    steps.append(Step(None, (output,), (OUTPUTS,), axes, NONLINEAR, None, whole, (not whole,)))
+    nonlinear, residuals = [], []
+    for i, step in enumerate(steps):
+        if step.stage == NONLINEAR:
+            known = [Residual(i, j) if _known(step, j, facts) else v for j, v in enumerate(step.invars)]
+            residuals += [v for v in known if isinstance(v, Residual)]
+            nonlinear.append(step._replace(invars=tuple(known)))
     return StagedBranch(
         closed,
         tuple(steps),
-        tuple(s for s in steps if s.stage != NONLINEAR and s.equation),
+        tuple(step for step in steps if step.stage != NONLINEAR),
         tuple(nonlinear),
         tuple(residuals),
-        output,
-        whole,
         _weights(jaxpr, steps, facts),
-        cost,
+        _cost(jaxpr, steps[:-1], [r for r in residuals if r.step < len(jaxpr.eqns)]),
     )
 
 

@@ -21,7 +21,7 @@ from jax.extend import core as jcore
 
 from landscape.arrays import trees
 from landscape.compiler import batch_rules, flatten
-from landscape.compiler.analysis import Residual, StagedBranch, Step, analyse, varies
+from landscape.compiler.analysis import OUTPUTS, Residual, StagedBranch, Step, analyse, varies
 from landscape.compiler.batch_rules import Axes
 from landscape.compiler.interpreter import interpret, read
 from landscape.networks import MultiBranch, Network, one_example
@@ -143,12 +143,7 @@ def at_point(branch: StagedBranch, row: tuple[Parts, ...], a: jax.Array) -> jax.
         return _run(step, [v if isinstance(k, Residual) else _prepared(step, j, v, 0) for j, (k, v) in pairs], 0)
 
     env = interpret(branch.nonlinear, dict(zip(branch.residuals, values, strict=True)), rule, _literal)
-    return env[branch.output] if branch.summed else env[branch.output].sum(0)
-
-
-def forward(branch: StagedBranch, params: Tree, x: jax.Array) -> jax.Array:
-    """Outputs [C, n] with plain parameters [I, ...], summed over branches."""
-    return at_point(branch, precompute(branch, (params,), x), jnp.zeros(()))
+    return env[OUTPUTS]
 
 
 def _of_part(step: Step, operands: list[Parts], k: int) -> list[jax.Array]:
@@ -170,6 +165,8 @@ def _prepared(step: Step, j: int, value: jax.Array, count: int) -> jax.Array:
 def _run(step: Step, values: list[jax.Array], count: int) -> list[jax.Array]:
     """One equation on prepared operands."""
     e, both = step.equation, batch_rules.union(step.axes)
+    if e is None:
+        return values
     if step.moves:
         return batch_rules.run(e, values, [a._replace(branch=False) for a in step.axes])
     if step.product:

@@ -41,7 +41,7 @@ def evaluate(
 ) -> Surface:
     """The risk at every point of a grid on a plane, R(w(a_i, b_j)) with w(a, b) = o + a u + b v (§5.1).
 
-    A `Problem` runs staged in lanes on all devices; w(a, b) never exists for more than a chunk of branches. Any
+    A `Problem` runs staged on all devices; w(a, b) never exists for more than a chunk of branches. Any
     other function of the parameters runs point by point inside one compiled loop.
 
     Args:
