@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 from flax import nnx
 
 from landscape import alignment, convexity, losses
@@ -45,7 +46,7 @@ OTHERS = {
 
 @pytest.fixture
 def seed():
-    seed = np.random.SeedSequence().entropy % 2**31
+    seed = seeds.draw()
     print("seed", seed)
     return seed
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import seeds
 from flax import nnx
 from jax import lax
 from jax.extend import core as jcore
@@ -227,7 +228,7 @@ def random_like(rng: np.random.Generator, tree: Any) -> Any:
 
 def check(case: Case, words: str = "") -> StagedBranch:
     """Staged, laid out beforehand, plain in lanes, `apply` and `outputs` against NumPy, at a random (a, b)."""
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     rng = np.random.default_rng(seed)
     with trees.float64():
         branch = case.branch()
@@ -270,7 +271,7 @@ ACTIVATIONS = {
     "softplus": jax.nn.softplus,
     "sin": jnp.sin,
 }
-SHIFT = int(np.random.default_rng().integers(4))
+SHIFT = int(seeds.generator().integers(4))
 """Which depth meets which activation changes from run to run; every depth meets three."""
 
 
@@ -278,7 +279,7 @@ SHIFT = int(np.random.default_rng().integers(4))
     ("turn", "name", "bias"), [(i + 6 * b, n, b) for b in (0, 1) for i, n in enumerate(oracles.ACTIVATIONS)]
 )
 def test_random_mlps_equal_their_plain_forward(turn: int, name: str, bias: int) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     depth = 1 + (turn + SHIFT) % 4
     widths = (INPUTS, *map(int, rng.integers(1, 6, depth)), int(rng.integers(1, 4)))
     branch = networks.mlp_branch(widths, ACTIVATIONS[name], bool(bias))
@@ -308,7 +309,7 @@ def test_input_projections_of_a_scan_are_hoisted() -> None:
     ],
 )
 def test_a_convolution_becomes_a_product_with_patches(layout, strides, padding, dilation) -> None:
-    rng, sizes = np.random.default_rng(), {"N": 1, "H": 9, "W": 11, "C": 3}
+    rng, sizes = seeds.generator(), {"N": 1, "H": 9, "W": 11, "C": 3}
     x, kernel = (
         jnp.asarray(rng.normal(size=[of[axis] for axis in axes]), jnp.float32)
         for axes, of in ((layout[0], sizes), (layout[1], {"H": 3, "W": 2, "I": 3, "O": 4}))
@@ -353,7 +354,7 @@ def test_a_maximum_with_a_constant_keeps_nan_on_either_side() -> None:
 
 @pytest.mark.parametrize("activation", [jax.nn.relu, steep, jnp.abs], ids=["relu", "custom derivative", "abs"])
 def test_the_gradient_is_that_of_the_plain_forward_even_at_a_kink(activation: Callable) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     network = MultiBranch(networks.mlp_branch((6, 4, 3, 1), activation, bias=True), 5, average=False)
     w = jax.jit(network.init)(jax.random.key(int(rng.integers(1000))))
     w[0]["bias"] = jnp.zeros_like(w[0]["bias"])
@@ -369,7 +370,7 @@ def test_the_gradient_is_that_of_the_plain_forward_even_at_a_kink(activation: Ca
 
 
 def test_groups_of_different_branches_in_ragged_chunks() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     kinds = [networks.relu_branch(6, 2, 2), networks.mlp_branch((6, 3, 2, 2), jnp.tanh, bias=True)]
     x = rng.normal(size=(4, 6)).astype("f4")
     network = MultiBranch(kinds, [5, 3], branch_chunk=2)
@@ -380,7 +381,7 @@ def test_groups_of_different_branches_in_ragged_chunks() -> None:
 
 
 def test_branches_in_chunks_give_the_same_outputs_and_gradient() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     branch = networks.relu_branch(6, 4, 2)
     w = jax.jit(MultiBranch(branch, 7).init)(jax.random.key(int(rng.integers(1000))))
     x = jnp.asarray(rng.normal(size=(5, 6)), jnp.float32)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import own_module
 import pytest
+import seeds
 
 import landscape as ls
 from landscape import checkpoints, convexity, plots, report, surfaces
@@ -123,7 +124,7 @@ def test_figure1(labels, capsys) -> None:
 
 def test_one_profile_for_problems_and_functions() -> None:
     """Of a function it is the same, whether alone or among others, and of a dict that of its risk."""
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     network, (x, y) = own_module.many(), own_module.data()
     ends = [network.init(jax.random.key(int(k))) for k in rng.integers(0, 10**6, 2)]
     made = ls.Problem(ls.Dataset(x, y), network, own_module.loss)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 import landscape as ls
 from landscape.evaluation import curvature
@@ -37,7 +38,7 @@ def test_a_quadratic_has_its_own_derivatives() -> None:
 
 
 def test_the_plane_sees_the_full_hessian() -> None:
-    seed = int(np.random.default_rng().integers(2**31))
+    seed = int(seeds.generator().integers(2**31))
     problem = problem_of(ls.losses.squared, jnp.tanh, seed)
     plane = plane_of(problem, seed)
     found = curvature.in_plane(problem, plane, ls.grid_around(plane, (9, 7), 0.1))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import seeds
 
 import landscape as ls
 from landscape import evaluation, networks, planes
@@ -63,7 +64,7 @@ TILES: dict[str, Callable[[np.random.Generator], Tile | None]] = {
 
 @pytest.mark.parametrize(("tile", "outputs"), list(itertools.product(TILES, (1, 10))))
 def test_surfaces_equal_an_independent_loop(tile: str, outputs: int) -> None:
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     rng = np.random.default_rng(seed)
     problem, plane = case(rng, outputs, average=bool(rng.integers(2)))
     grid, sizes = ls.grid_around(plane, (5, 4)), TILES[tile](rng)
@@ -78,7 +79,7 @@ def test_surfaces_equal_an_independent_loop(tile: str, outputs: int) -> None:
 
 
 def test_the_solutions_are_points_of_the_surface() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem, plane = case(rng)
     grid = ls.Grid(np.unique(plane.anchors[:, 0]), np.unique(plane.anchors[:, 1]))
     found = ls.evaluate(problem, plane, grid, progress=False)
@@ -89,7 +90,7 @@ def test_the_solutions_are_points_of_the_surface() -> None:
 
 @pytest.mark.parametrize("examples", [45, 3])
 def test_one_device_equals_four_and_rows_are_shared_when_examples_are_few(examples: int) -> None:
-    problem, plane = case(np.random.default_rng(), examples=examples)
+    problem, plane = case(seeds.generator(), examples=examples)
     grid = ls.grid_around(plane, (5, 6))
     one, four = (
         ls.evaluate(problem, plane, grid, tile=Tile(8, 7, 7, 1), devices=jax.local_devices()[:d], progress=False)
@@ -100,7 +101,7 @@ def test_one_device_equals_four_and_rows_are_shared_when_examples_are_few(exampl
 
 
 def test_branches_split_over_devices_are_those_of_one_device() -> None:
-    share, rng, devices = 2, np.random.default_rng(), jax.local_devices()[:4]
+    share, rng, devices = 2, seeds.generator(), jax.local_devices()[:4]
     branches = [networks.relu_branch(6, 2, 3, bias=True), networks.mlp_branch((6, 3), bias=True)]
     network = ls.MultiBranch(branches, [8, 4])
     with trees.float64():
@@ -138,11 +139,11 @@ def test_branches_are_split_when_three_solutions_do_not_fit_one_device() -> None
     assert used[4] * 4 < 1.1 * used[1]
     assert used[2] * 2 < 1.1 * used[1]
     with pytest.raises(ValueError, match=r"branch_devices must divide the 4 devices(.|\n)*one of \[1, 2, 4\]; got 3"):
-        ls.evaluate(*case(np.random.default_rng(), branches=8), branch_devices=3)
+        ls.evaluate(*case(seeds.generator(), branches=8), branch_devices=3)
 
 
 def test_groups_of_different_branches() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     kinds = [networks.relu_branch(6, 2, 1), networks.mlp_branch((6, 3, 2, 1), jnp.tanh, bias=True)]
     network = ls.MultiBranch(kinds, [3, 2])
     x, y = rng.normal(size=(20, 6)).astype("f4"), np.sign(rng.normal(size=20)).astype("f4")
@@ -155,7 +156,7 @@ def test_groups_of_different_branches() -> None:
 
 def test_float64_throughout() -> None:
     with trees.float64():
-        problem, plane = case(np.random.default_rng())
+        problem, plane = case(seeds.generator())
         problem = ls.Problem(
             ls.Dataset(problem.data.x.astype(float), problem.data.y, problem.data.weight), problem.network, problem.loss
         )
@@ -169,7 +170,7 @@ def test_float64_throughout() -> None:
 
 def test_each_tile_shape_is_traced_once(monkeypatch) -> None:
     monkeypatch.setattr(sharded, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
-    problem, plane = case(np.random.default_rng(), examples=200)
+    problem, plane = case(seeds.generator(), examples=200)
     calls = []
 
     def counted(outputs, y):
@@ -193,7 +194,7 @@ def test_a_branch_is_traced_once_a_surface(tmp_path) -> None:
     def init(key):
         return {"kernel": jax.random.normal(key, (6, 2))}
 
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     data = ls.Dataset(rng.normal(size=(300, 6)).astype("f4"), rng.integers(0, 2, 300))
     problem = ls.Problem(data, ls.MultiBranch(networks.Network(init, forward), 3), ls.losses.multiclass_hinge)
     plane, other = plane_of(problem.network, rng), plane_of(problem.network, rng)
@@ -226,7 +227,7 @@ def stopping(at: int) -> Callable[[], None]:
 
 def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sharded, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
-    problem, plane = case(np.random.default_rng(), examples=200)
+    problem, plane = case(seeds.generator(), examples=200)
     grid = ls.grid_around(plane, (5, 4))
     options = {"tile": Tile(8, 7, 7, 1), "devices": jax.local_devices()[:1], "progress": False}
     whole = ls.evaluate(problem, plane, grid, **options)
@@ -244,7 +245,7 @@ def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path, monkeyp
 
 
 def test_functions_are_interrupted_and_continued_as_well(tmp_path) -> None:
-    _, plane = case(np.random.default_rng())
+    _, plane = case(seeds.generator())
     grid = ls.grid_around(plane, (3, 4))
     whole = ls.evaluate(trees.norm, plane, grid, progress=False)
     with pytest.raises(atomic.Stopped):
@@ -255,7 +256,7 @@ def test_functions_are_interrupted_and_continued_as_well(tmp_path) -> None:
 
 
 def test_blocks_of_another_loss_branch_or_function_are_not_taken_for_ones_own(tmp_path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem, plane = case(rng)
     grid, one = ls.grid_around(plane, (3, 2)), {"devices": jax.local_devices()[:1], "progress": False}
     branches = [networks.mlp_branch((6, 3, 1), f) for f in (jax.nn.relu, jnp.tanh)]
@@ -285,7 +286,7 @@ FULL = "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."
 
 
 def test_out_of_memory_halves_the_tile_and_says_so(monkeypatch, tmp_path) -> None:
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     problem, plane = case(np.random.default_rng(seed), examples=500)
     grid, tiles = ls.grid_around(plane, (3, 2)), []
     monkeypatch.setattr(sharded, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
@@ -302,7 +303,7 @@ def test_out_of_memory_halves_the_tile_and_says_so(monkeypatch, tmp_path) -> Non
 
 
 def test_out_of_memory_ends_at_the_smallest_tile_and_other_errors_pass(monkeypatch) -> None:
-    problem, plane = case(np.random.default_rng())
+    problem, plane = case(seeds.generator())
     options = {"grid": ls.grid_around(plane, (3, 2)), "tile": Tile(64, 2, 2, 1), "progress": False}
     for message, count in ((FULL, 5), ("INTERNAL: something else", 1)):
         tiles: list[Tile] = []
@@ -315,7 +316,7 @@ def test_out_of_memory_ends_at_the_smallest_tile_and_other_errors_pass(monkeypat
 
 
 def test_products_below_float32_record_their_error_at_the_anchors(monkeypatch) -> None:
-    problem, plane = case(np.random.default_rng())
+    problem, plane = case(seeds.generator())
     grid, run = ls.grid_around(plane, (3, 2)), sharded.block_sums
 
     def coarse(*args, **options) -> jax.Array:
@@ -330,7 +331,7 @@ def test_products_below_float32_record_their_error_at_the_anchors(monkeypatch) -
 
 
 def test_layers_are_evaluated_in_the_same_pass() -> None:
-    problem, plane = case(np.random.default_rng(), outputs=4)
+    problem, plane = case(seeds.generator(), outputs=4)
     grid = ls.grid_around(plane, (4, 3))
 
     def wrong(outputs, y):
@@ -349,7 +350,7 @@ def test_layers_are_evaluated_in_the_same_pass() -> None:
 
 
 def test_any_function_of_the_parameters() -> None:
-    problem, plane = case(np.random.default_rng())
+    problem, plane = case(seeds.generator())
     grid = ls.grid_around(plane, (4, 3))
     found = ls.evaluate(lambda w: {"norm": trees.norm(w), "risk": problem.risk(w)}, plane, grid, progress=False)
     np.testing.assert_allclose(found.risk, expected(problem, plane, grid), rtol=2e-5)
@@ -364,7 +365,7 @@ def test_any_function_of_the_parameters() -> None:
 
 
 def test_bad_input_is_refused_with_advice() -> None:
-    problem, plane = case(np.random.default_rng())
+    problem, plane = case(seeds.generator())
     spoilt = plane._replace(u=trees.scale(jnp.nan, plane.u))
     with pytest.raises(ValueError, match="not finite"):
         ls.evaluate(problem, spoilt)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import seeds
 
 import landscape as ls
 from landscape.networks import modules
@@ -70,7 +71,7 @@ def torch_risks(module: Any, states: list[Mapping[str, Any]], plane: ls.Plane, g
 @pytest.mark.parametrize("name", NAMES)
 def test_surfaces_through_three_state_dicts_equal_a_loop_in_torch(name: str) -> None:
     make = torch_models.NETWORKS[name][0]
-    trained = [torch_models.trained(make, seed) for seed in np.random.default_rng().integers(2**31, size=3).tolist()]
+    trained = [torch_models.trained(make, seed) for seed in seeds.generator().integers(2**31, size=3).tolist()]
     states = [{k: v.clone() for k, v in module.state_dict().items()} for module in trained]
     x = random_batch(name, 24)
     y = torch.randint(0, 5, (24,))
@@ -107,7 +108,7 @@ def test_derivatives_equal_those_of_torch(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(torch_layers.LAYERS))
 def test_layers_and_functions(name: str) -> None:
     make, draw = torch_layers.LAYERS[name]
-    torch.manual_seed(int(np.random.default_rng().integers(2**31)))
+    torch.manual_seed(int(seeds.generator().integers(2**31)))
     module, x = make(), draw(4)
     network = ls.from_torch(module, x[0].numpy())
     w = network.apply.params_of(module.state_dict())
@@ -240,7 +241,7 @@ def test_initial_parameters() -> None:
 
 
 def test_training_from_a_module() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     x = rng.normal(size=(60, 4)).astype("f4")
     data = ls.Dataset(x, (x[:, 0] > 0).astype("i4"))
     network = ls.from_torch(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), x[0])

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 from landscape.networks.torch_rules import RULES
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'landscape-jax[torch]'")
 
-SEED = int(np.random.default_rng().integers(2**31))
+SEED = int(seeds.generator().integers(2**31))
 RNG = np.random.default_rng(SEED)
 
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import seeds
 from scipy.stats import bootstrap, spearmanr
 
 from landscape import alignment, convexity, evaluation, losses
@@ -19,7 +20,7 @@ from landscape.problem import Problem
 
 @pytest.fixture
 def rng():
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     print("seed", seed)
     return np.random.default_rng(seed)
 

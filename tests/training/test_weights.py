@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import own_module
 import pytest
+import seeds
 
 import landscape as ls
 from landscape import networks, problem
@@ -21,7 +22,7 @@ WAYS = {"whole": {}, "two devices": {"branch_devices": 2}, "four devices": {"bra
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     print("seed", seed)
     return np.random.default_rng(seed)
 
