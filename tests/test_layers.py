@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("arrays", "files", "losses"),
     ("datasets", "checkpoints", "networks", "compiler"),
-    ("problem",),
+    ("problem", "modules"),
     ("training", "planes", "alignment", "duality"),
     ("surfaces",),
     ("evaluation",),
