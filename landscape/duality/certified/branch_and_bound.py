@@ -300,9 +300,12 @@ class Search:
             return cells.lo, cells.hi
         half = (cells.hi - cells.lo) / 2
         shape = half / np.maximum(self.kernels.domain.hi - self.kernels.domain.lo, 1e-300)
-        lam = self.slopes.max(initial=0.0) if len(self.slopes) else 0.0
-        steep = sum(np.maximum(np.abs(e[4]), np.abs(e[5])) * s for e, s in ((cells.g, 1.0), (cells.h, lam)))
-        score = np.where(np.isfinite(steep), half * steep, shape) + 1e-9 * shape
+        lam = max(self.slopes.max(initial=0.0), 1e-300)  # not 0: slopes of h may be infinite
+        steep = sum(
+            np.maximum(np.abs(e[4]), np.abs(e[5])) * s for e, s in ((cells.g, 1.0), (cells.h, max(lam, 1e-300)))
+        )
+        known = np.isfinite(steep)
+        score = np.where(known, half * np.where(known, steep, 0.0), shape) + 1e-9 * shape
         score = np.where(shape * 16 < shape.max(1, keepdims=True), -1.0, score)
         side = np.argmax(score, 1)
         rows = np.arange(len(side))

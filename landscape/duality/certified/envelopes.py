@@ -194,8 +194,9 @@ def halved(lo: np.ndarray, hi: np.ndarray, found: Enclosure, domain: Domain) -> 
         return lo, hi
     half = (hi - lo) / 2
     shape = half / np.maximum(domain.hi - domain.lo, 1e-300)
-    unknown = half * (found.slope_hi - found.slope_lo)
-    score = np.where(np.isfinite(unknown), unknown, 1.0) + 1e-6 * shape
+    known = np.isfinite(found.slope_lo) & np.isfinite(found.slope_hi)
+    low, high = (np.where(known, slope, 0.0) for slope in (found.slope_lo, found.slope_hi))
+    score = np.where(known, half * (high - low), 1.0) + 1e-6 * shape
     score = np.where(shape * 8 < shape.max(1, keepdims=True), -1.0, score)
     side, rows = np.argmax(score, 1), np.arange(len(lo))
     middle = (lo + hi)[rows, side] / 2

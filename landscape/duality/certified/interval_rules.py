@@ -147,18 +147,19 @@ def _sin(params: dict[str, Any], x: Bounds) -> Bounds:
     return _cos(params, x, math.pi / 2)
 
 
+def _from(least: float, f: Callable[[Any], Any], x: Bounds, ulps: Any = ULPS) -> Bounds:
+    """An increasing function defined above `least`, where it tends to −∞; below there are no values to bound."""
+    lo, hi = outward(*(f(jnp.where(v <= least, 1.0, v)) for v in x), ulps=ulps)
+    return Bounds(jnp.where(x.lo <= least, -jnp.inf, lo), jnp.where(x.hi <= least, -jnp.inf, hi))
+
+
 def _log(params: dict[str, Any], x: Bounds) -> Bounds:
-    """Nothing is known from below where the operand may be 0; where it is negative the logarithm is not defined."""
-    lo, hi = outward(jnp.log(jnp.where(x.lo <= 0, 1.0, x.lo)), jnp.log(x.hi))
-    return Bounds(jnp.where(x.lo <= 0, -jnp.inf, lo), hi)
+    return _from(0.0, jnp.log, x)
 
 
 def _log1p(params: dict[str, Any], x: Bounds) -> Bounds:
-    """As `_log`; XLA's polynomial is off by 122 units in the last place near −0.41."""
-    inner = x.lo > -1
-    found = [jnp.log1p(v) for v in (jnp.where(inner, x.lo, 0.0), x.hi)]
-    lo, hi = outward(*found, ulps=jnp.where(x.lo < -0.25, 32 * ULPS, ULPS))
-    return Bounds(jnp.where(inner, lo, -jnp.inf), hi)
+    """XLA's polynomial is off by 122 units in the last place near −0.41."""
+    return _from(-1.0, jnp.log1p, x, jnp.where(x.lo < -0.25, 32 * ULPS, ULPS))
 
 
 def _exp2(params: dict[str, Any], x: Bounds) -> Bounds:

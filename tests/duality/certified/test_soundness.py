@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import seeds
-from random_branches import GROUPS, Case, draw, kernels, loss, margin_kernels, outputs, size
+from random_branches import GROUPS, Case, draw, kernels, least_size, loss, margin_kernels, outputs, size
 from scipy.spatial import ConvexHull
 
 from landscape.duality.branches import checked_domain
@@ -70,7 +70,8 @@ def check_frontier(case: Case, found: Frontier, brute: Found) -> None:
     assert (brute.loss >= np.interp(brute.size, found.budgets, found.lower) - scale).all()
     at = found.minimisers
     assert checked_domain(case.domain).contains(at).all()
-    assert (size(case, at) <= found.budgets * (1 + SLACK) + 1e-15).all()
+    allowed = np.maximum(found.budgets, brute.size.min())  # no point has the first budget, a lower bound of min h
+    assert (size(case, at) <= allowed + 1e-9 * (1 + allowed)).all()
     assert (np.minimum.accumulate(loss(case, at)) <= found.upper_at_budgets + scale).all()
 
 
@@ -182,34 +183,39 @@ def check_tau_of(cases: list[Case], found: list[Found], monkeypatch: pytest.Monk
     assert smallest.lo <= shown + 0.05 * (1 + sampled), ("τ", smallest, shown)
 
 
+def traced(rng: np.random.Generator, case: Case, monkeypatch: pytest.MonkeyPatch) -> Frontier | None:
+    """The frontier with the family's compiled functions; None where it is refused for lack of a bound."""
+    monkeypatch.setattr(branch_frontier, "make_kernels", partial(kernels, case))
+    monkeypatch.setattr(branch_frontier, "least_size", partial(least_size, case))
+    monkeypatch.setattr(branch_frontier, "divergence_of", lambda k, f, tol, *_: divergence_of(k, f, tol, 1000))
+    chosen = {"budgets": int(rng.integers(4, 12)), "delta": bool(rng.random() < 0.4)}
+    try:
+        return frontier(lambda w, x: w, "l2", case.domain, case.data, case.tau, tol=3e-3, max_cells=2000, **chosen)
+    except ValueError as error:
+        if "no certified frontier" in str(error) or "is not bounded" in str(error):
+            return None
+        raise
+
+
 def mixture(rng: np.random.Generator, group: int, size: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """All checks on one to three random branches of a family, alone and together; how many there were."""
+    """All checks on one to three random branches of a family, alone and together; how many were certified."""
     cases = [draw(rng, group, size) for _ in range(rng.integers(1, 4))]
-    kinds: list[tuple[Frontier, Found]] = []
-    for case in cases:
-        monkeypatch.setattr(branch_frontier, "make_kernels", partial(kernels, case))
-        monkeypatch.setattr(branch_frontier, "divergence_of", lambda k, f, tol, *_: divergence_of(k, f, tol, 1000))
-        budgets = int(rng.integers(4, 12))
-        found = frontier(
-            lambda w, x: w,
-            "l2",
-            case.domain,
-            case.data,
-            case.tau,
-            budgets=budgets,
-            tol=3e-3,
-            max_cells=2000,
-            delta=bool(rng.random() < 0.4),
-        )
-        brute = brute_force(rng, case, found.budgets)
-        check_frontier(case, found, brute)
-        check_near(found, brute, SLACK * (1 + float(np.abs(brute.loss).max())))
-        if found.delta is not None:
-            check_delta(rng, found, brute)
-        kinds.append((found, brute))
-    check_gap(rng, kinds)
-    check_tau_of(cases, [brute for _, brute in kinds], monkeypatch)
-    return len(cases)
+    found = [traced(rng, case, monkeypatch) for case in cases]
+    brute = [
+        brute_force(rng, c, np.linspace(0, 1, 8) if f is None else f.budgets) for c, f in zip(cases, found, strict=True)
+    ]
+    kinds = [(f, b) for f, b in zip(found, brute, strict=True) if f is not None]
+    for case, f, b in zip(cases, found, brute, strict=True):
+        if f is None:
+            continue
+        check_frontier(case, f, b)
+        check_near(f, b, SLACK * (1 + float(np.abs(b.loss).max())))
+        if f.delta is not None:
+            check_delta(rng, f, b)
+    if kinds:
+        check_gap(rng, kinds)
+    check_tau_of(cases, brute, monkeypatch)
+    return len(kinds)
 
 
 @pytest.mark.parametrize("group", range(len(GROUPS)))
@@ -226,6 +232,7 @@ def test_random_branches(group: int, monkeypatch, request) -> None:
             error.add_note(f"seed {seed}, group {group}, turn {turn}, {done} of {cases} cases done")
             raise
         turn += 1
+        assert turn < 10 + 2 * cases, "most branches are refused"
 
 
 CENTRE = np.array([0.37, -0.21])
