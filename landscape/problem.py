@@ -98,13 +98,10 @@ def fingerprint(problem: Problem, losses: Sequence[Loss]) -> str:
         problem: Data and network.
         losses: Functions (outputs [N, C], y [N]) -> [N].
     """
-    x, y = (jax.ShapeDtypeStruct((1, *t.shape[1:]), t.dtype) for t in (problem.data.x, problem.data.y))
-    network, params = problem.network, problem.shapes
-    outputs = jax.eval_shape(network.apply, params, x)
-    computed = [
-        *staged.hashes(network, params, problem.data.x[0]),
-        *(flatten.jaxpr_hash(f, outputs, y) for f in losses),
-    ]
+    network, params, example = problem.network, problem.shapes, problem.data.x[0]
+    one = staged.outputs_of(staged.stage(network, params, example, inference=True))
+    outputs, y = (jax.ShapeDtypeStruct((1, *t.shape), t.dtype) for t in (one, problem.data.y[0]))
+    computed = [*staged.hashes(network, params, example), *(flatten.jaxpr_hash(f, outputs, y) for f in losses)]
     return atomic.fingerprint(problem.data.fingerprint, repr(network), str(network.branch_chunk), computed)
 
 

@@ -24,15 +24,13 @@ class Provenance(Mapping[str, Any]):
     Attributes:
         plane: Kind of the plane.
         parameters: Number of parameters.
-        precision: Of matrix products.
+        precision: Precision of matrix products.
         device: The devices in words.
-        versions: Of the package and of JAX.
+        versions: Versions of the package and of JAX.
         branches: I.
         average: Whether the network is the mean of its branches.
         loss: Name of the loss.
-        dataset: Name of the data.
-        examples: N.
-        data_sha256: Hash of the data.
+        dataset: Name of the data; `examples` of them, N, with the hash `data_sha256`.
         tile: Sizes of the grid loop.
         operations: Floating-point operations of the surface.
         checks: What `evaluation.checks.agreement` found.

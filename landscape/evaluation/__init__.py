@@ -88,18 +88,7 @@ def surface_on(
     execution: Execution,
     layers: Mapping[str, Loss] | None = None,
 ) -> Surface:
-    """`evaluate`, with all that concerns the run in one record.
-
-    Args:
-        problem: As in `evaluate`, like the others.
-        plane: The plane.
-        grid: The points.
-        execution: How to run.
-        layers: Further losses by name.
-
-    Raises:
-        ValueError: As in `evaluate`.
-    """
+    """`evaluate`, with everything that concerns the run in one record; arguments and errors are those of `evaluate`."""
     if isinstance(problem, Problem):
         return evaluate_stack(problem, [plane], [grid], execution, layers)[0]
     check_solutions(plane.origin, plane.u, plane.v)
