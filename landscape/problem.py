@@ -15,11 +15,13 @@ from landscape.compiler import flatten, gradient, staged
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.losses import Loss
-from landscape.networks import MultiBranch, Network
+from landscape.networks import MultiBranch, Network, one_example
 
 Params = Any
 
 EXAMPLES_AT_A_TIME = 1024
+LOOKED_AT = 64
+"""Examples among which two that differ are looked for."""
 BRANCHES_AT_A_TIME = 1024
 """Where the network does not say: activations of so many branches exist at a time."""
 
@@ -106,6 +108,53 @@ def fingerprint(problem: Problem, losses: Sequence[Loss]) -> str:
         *(flatten.jaxpr_hash(f, outputs, y) for f in losses),
     ]
     return atomic.fingerprint(problem.data.fingerprint, repr(network), str(network.branch_chunk), computed)
+
+
+def refuse_mixing(network: MultiBranch, params: Params, x: Any) -> None:
+    """Compare two examples in one batch with each of them alone, in the first branch of every kind.
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...].
+        x: Examples [N, ...], of which the first and another that differs from it are taken.
+
+    Raises:
+        ValueError: The outputs for one example depend on the other examples of its batch.
+    """
+    head = [np.asarray(leaf[:LOOKED_AT]) for leaf in jax.tree.leaves(x)]
+    differs = np.any([(t != t[:1]).reshape(len(t), -1).any(1) for t in head], axis=0)
+    leaves = jax.tree.leaves(params)
+    if not differs.any() or not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
+        return
+    two = jax.tree.unflatten(jax.tree.structure(x), [t[[0, int(differs.argmax())]] for t in head])
+    for branch, w in network.groups(params):
+        first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), w)
+        with jax.default_matmul_precision("highest"):
+            together, again, alone = (np.asarray(f, np.float64) for f in _two_ways(branch, first, two))
+        if not np.array_equal(together, again, equal_nan=True):
+            continue  # random numbers of its own, which are refused elsewhere
+        away, largest = np.nan_to_num(np.abs(together - alone)).max(), np.nan_to_num(np.abs(together)).max()
+        example = jax.tree.map(lambda t: t[0], two)
+        epsilon = float(jnp.finfo(staged.rounding(network, params, example)).eps)
+        if away > np.sqrt(epsilon) * largest:
+            raise ValueError(
+                "The outputs for one example depend on the other examples of its batch (BatchNorm in training mode, a "
+                f"mean or a softmax over the first axis, ...): they differ by {away:.2g} of {largest:.2g} between a "
+                "batch of two and each alone.\n  Switch the module to evaluation; a function apply(w, x) of one "
+                "example is given as jax.vmap(apply, (None, 0))."
+            )
+
+
+@partial(jax.jit, static_argnums=0)
+def _two_ways(branch: Network, params: Params, two: Any) -> tuple[jax.Array, ...]:
+    """The outputs of two examples: in a batch, twice, and one by one."""
+    one = one_example(branch, params, jax.tree.map(lambda t: t[0], two))
+    alone = jnp.stack([one(params, jax.tree.map(lambda t, k=k: t[k], two)) for k in range(2)])
+    try:
+        together, again = (branch.apply(params, two).reshape(alone.shape) for _ in range(2))
+    except Exception:  # a function of one example
+        return alone, alone, alone
+    return together, again, alone
 
 
 def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:

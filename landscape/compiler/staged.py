@@ -40,8 +40,8 @@ def stage(network: MultiBranch, params: Tree, example: Any, inference: bool = Fa
         example: One example, or its shape and type.
         inference: Whether the result is faster but not to be differentiated.
     """
-    example = jax.ShapeDtypeStruct(example.shape, example.dtype)
-    return [_staged(branch, _one(w), example, inference, *_context()) for branch, w in network.groups(params)]
+    of = trees.Signature.of(example)
+    return [_staged(branch, _one(w), of, inference, *_context()) for branch, w in network.groups(params)]
 
 
 def outputs_of(branches: Sequence[StagedBranch]) -> jax.ShapeDtypeStruct:
@@ -53,8 +53,24 @@ def outputs_of(branches: Sequence[StagedBranch]) -> jax.ShapeDtypeStruct:
 
 def hashes(network: MultiBranch, params: Tree, example: Any) -> list[str]:
     """What every kind of branch computes, as hashes of the traces that `stage` uses."""
-    example = jax.ShapeDtypeStruct(example.shape, example.dtype)
-    return [flatten.closed_hash(_traced(branch, _one(w), example, *_context())) for branch, w in network.groups(params)]
+    return list(map(flatten.closed_hash, _traces(network, params, example)))
+
+
+def rounding(network: MultiBranch, params: Tree, example: Any) -> Any:
+    """The floating-point type in which the network rounds most.
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...], or their shapes.
+        example: One example, or its shapes and types.
+    """
+    found = map(flatten.coarsest, _traces(network, params, example))
+    return max(found, key=lambda dtype: float(jnp.finfo(dtype).eps))
+
+
+def _traces(network: MultiBranch, params: Tree, example: Any) -> list[jcore.ClosedJaxpr]:
+    of = trees.Signature.of(example)
+    return [_traced(branch, _one(w), of, *_context()) for branch, w in network.groups(params)]
 
 
 def _context() -> tuple[Any, ...]:
@@ -69,14 +85,16 @@ def _one(params: Tree) -> trees.Signature:
 
 
 @lru_cache(32)
-def _traced(branch: Network, one: trees.Signature, example: Any, *_context: Any) -> jcore.ClosedJaxpr:
-    params = one.tree()
+def _traced(branch: Network, one: trees.Signature, of: trees.Signature, *_context: Any) -> jcore.ClosedJaxpr:
+    params, example = one.tree(), of.tree()
     return jax.make_jaxpr(one_example(branch, params, example))(params, example)
 
 
 @lru_cache(64)
-def _staged(branch: Network, one: trees.Signature, example: Any, inference: bool, *context: Any) -> StagedBranch:
-    return staged(_traced(branch, one, example, *context), inference)
+def _staged(
+    branch: Network, one: trees.Signature, of: trees.Signature, inference: bool, *context: Any
+) -> StagedBranch:
+    return staged(_traced(branch, one, of, *context), inference)
 
 
 def staged(closed: jcore.ClosedJaxpr, inference: bool = False) -> StagedBranch:
