@@ -33,7 +33,8 @@ class Problem:
     Attributes:
         data: Examples, labels and weights.
         network: A `MultiBranch`; a plain `Network` is taken as its one branch.
-        loss: (outputs [N, C], y [N]) -> loss per example [N].
+        loss: (outputs [N, C], y [N]) -> loss per example [N]. Outputs of any shape [N, ...] will do, with labels as
+            the loss takes them.
 
     Raises:
         ValueError: The network does not accept the examples, or the loss does not return one value an example.
@@ -47,12 +48,13 @@ class Problem:
         if isinstance(self.network, Network):
             object.__setattr__(self, "network", MultiBranch(self.network, 1))
         y: Any = np.asarray(self.data.y)[np.asarray(self.data.weight) > 0]
-        outputs = jax.eval_shape(self.network.apply, self.shapes, self.data.x[: len(y)])
+        outputs = jax.eval_shape(self.network.apply, self.shapes, _batch(len(y), self.data.example))
         values = jax.eval_shape(lambda f: self.loss(f, y), outputs)  # y stays known, so that the loss can refuse labels
         if values.shape != (len(y),):
             raise ValueError(
                 f"A loss must return one value an example, shape ({len(y)},) for {len(y)} examples; this one returns "
                 f"{values.shape} for outputs {outputs.shape} and labels {y.shape}."
+                + ("\n  Let it take the mean over all axes but the first." if values.shape[:1] == (len(y),) else "")
             )
 
     @cached_property
@@ -100,14 +102,20 @@ def fingerprint(problem: Problem, losses: Sequence[Loss]) -> str:
         problem: Data and network.
         losses: Functions (outputs [N, C], y [N]) -> [N].
     """
-    x, y = (jax.ShapeDtypeStruct((1, *t.shape[1:]), t.dtype) for t in (problem.data.x, problem.data.y))
+    y = jax.ShapeDtypeStruct((1, *problem.data.y.shape[1:]), problem.data.y.dtype)
+    x = _batch(1, problem.data.example)
     network, params = problem.network, problem.shapes
     outputs = jax.eval_shape(network.apply, params, x)
     computed = [
-        *staged.hashes(network, params, problem.data.x[0]),
+        *staged.hashes(network, params, problem.data.example),
         *(flatten.jaxpr_hash(f, outputs, y) for f in losses),
     ]
     return atomic.fingerprint(problem.data.fingerprint, repr(network), str(network.branch_chunk), computed)
+
+
+def _batch(n: int, example: Any) -> Any:
+    """Shapes and types of n examples."""
+    return jax.tree.map(lambda t: jax.ShapeDtypeStruct((n, *t.shape), t.dtype), example)
 
 
 def refuse_mixing(network: MultiBranch, params: Params, x: Any) -> None:
@@ -162,14 +170,15 @@ def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
 
     Args:
         loss: Loss per example.
-        outputs: [N, C].
+        outputs: [N, C], or any other shape [N, ...].
         y: Labels [N].
     """
-    return jnp.where(jnp.isfinite(outputs).all(-1), loss(outputs, y), jnp.nan)
+    finite = jnp.isfinite(outputs).all(range(1, outputs.ndim))
+    return jnp.where(finite, loss(outputs, y), jnp.nan)
 
 
-def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None = None) -> jax.Array:
-    """Outputs [N, C] for examples x [N, ...], the fast way: staged, with branches in chunks.
+def outputs(network: MultiBranch, params: Params, x: Any, axis: str | None = None) -> jax.Array:
+    """Outputs [N, C] for examples x [N, ...] (or a tree of these), the fast way: staged, with branches in chunks.
 
     Args:
         network: The multi-branch network.
@@ -177,19 +186,19 @@ def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None
         x: Examples [N, ...].
         axis: The mesh axis that the branches are split over; None where every device has all of them.
     """
-    x = jnp.moveaxis(x, 0, -1)
-    branches = staged.stage(network, params, jax.ShapeDtypeStruct(x.shape[:-1], x.dtype))
+    branches = staged.stage(network, params, jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), x))
+    x = jax.tree.map(lambda t: jnp.moveaxis(t, 0, -1), x)
     pairs = zip(branches, network.groups(params), strict=True)
     chunk = network.branch_chunk or BRANCHES_AT_A_TIME
     total = reduce(jnp.add, [gradient.sum_of_branches(branch, chunk, w, x) for branch, (_, w) in pairs])
-    return network.factor * hardware.summed(total, axis).T
+    return network.factor * jnp.moveaxis(hardware.summed(total, axis), -1, 0)
 
 
 def minibatch_risk(
     network: MultiBranch,
     loss: Loss,
     params: Params,
-    x: jax.Array,
+    x: Any,
     y: jax.Array,
     weight: jax.Array,
     axis: str | None = None,
@@ -216,7 +225,7 @@ def minibatch_risk(
 
 
 def streamed_risk(
-    forward: Callable[[Params, jax.Array], jax.Array], loss: Loss, params: Params, data: Dataset
+    forward: Callable[[Params, Any], jax.Array], loss: Loss, params: Params, data: Dataset
 ) -> jax.Array:
     """Σ weight ℓ / Σ weight over all the data, in chunks of examples.
 
@@ -227,7 +236,7 @@ def streamed_risk(
         data: Examples [N, ...].
     """
 
-    def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    def part(batch: tuple[Any, jax.Array, jax.Array]) -> jax.Array:
         x, y, weight = batch
         return (weight * each(loss, forward(params, x), y)).sum()
 
