@@ -96,7 +96,7 @@ def balance(problem: Problem, params: Params) -> Params:
 
 
 def _align_group(reference: Params, before: "_Outputs", examples: int, by: By) -> Params:
-    branch, params, x = before.network.branches[0], before.params, before.x[:examples]
+    branch, params, x = before.network.branches[0], before.params, _part(before.x, 0, examples)
     roles = _one_hidden_layer(before) if by in ("auto", "units") else None
     if roles is not None:
         aligned = _align_units(reference, params, roles)
@@ -111,7 +111,7 @@ def _align_group(reference: Params, before: "_Outputs", examples: int, by: By) -
             '  Use by="parameters" or by="outputs".'
         )
     if by == "outputs":
-        outputs = jax.jit(jax.vmap(jax.vmap(one_example(branch, _first(params), x[0]), (None, 0)), (0, None)))
+        outputs = jax.jit(jax.vmap(jax.vmap(one_example(branch, _first(params), _first(x)), (None, 0)), (0, None)))
         features = [np.asarray(outputs(w, x), np.float64) for w in (reference, params)]
     else:
         features = [np.concatenate([_rows(leaf) for leaf in jax.tree.leaves(w)], 1) for w in (reference, params)]
@@ -140,14 +140,15 @@ class _Outputs:
 
     def __init__(self, name: str, network: MultiBranch, params: Params, problem: Problem) -> None:
         self.name, self.network, self.params, self.x = name, network, params, problem.data.support.x
+        self.count = len(problem.data.support)
         self.values, self.size = self.of(params)
         unknown = np.count_nonzero(~np.isfinite(self.values).all(1))
         if unknown:
             raise ValueError(
-                f"The outputs of {name} are not finite on {unknown:,} of {len(self.x):,} examples; nothing can be "
+                f"The outputs of {name} are not finite on {unknown:,} of {self.count:,} examples; nothing can be "
                 "compared there.\n  Align solutions whose training did not diverge."
             )
-        traced = [jaxpr_hash(lambda w, x: network.apply(w, x), params, self.x[:1]) for _ in range(2)]
+        traced = [jaxpr_hash(lambda w, x: network.apply(w, x), params, _part(self.x, 0, 1)) for _ in range(2)]
         again, _ = self.of(params, EXAMPLES_AT_A_TIME)
         away, allowed = np.abs(again - self.values[: len(again)]), self._tolerance(self.size[: len(again)])
         if traced[0] != traced[1] or not (away <= allowed).all():
@@ -158,9 +159,9 @@ class _Outputs:
 
     def of(self, params: Params, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Σ_i f_i and Σ_i |f_i| on all or the first examples, [N, C] each."""
-        starts = range(0, len(self.x[:count]), EXAMPLES_AT_A_TIME)
+        starts = range(0, min(count or self.count, self.count), EXAMPLES_AT_A_TIME)
         with jax.default_matmul_precision("highest"):
-            parts = [_sums(self.network, params, self.x[s : s + EXAMPLES_AT_A_TIME]) for s in starts]
+            parts = [_sums(self.network, params, _part(self.x, s, s + EXAMPLES_AT_A_TIME)) for s in starts]
         both = [np.concatenate([np.asarray(part[k], np.float64) for part in parts]) for k in range(2)]
         return both[0], both[1]
 
@@ -178,7 +179,7 @@ class _Outputs:
             why = "; its activation is no ReLU there"
         worst, largest, rounding = (float(np.max(t)) for t in (away[changed], np.abs(self.values), allowed[changed]))
         return (
-            f"{what} changes its outputs on {changed.sum():,} of {len(self.x):,} examples, by up to {worst:.3g}, where "
+            f"{what} changes its outputs on {changed.sum():,} of {self.count:,} examples, by up to {worst:.3g}, where "
             f"the largest is {largest:.3g} and rounding explains {rounding:.1g}{why}."
         )
 
@@ -190,24 +191,27 @@ class _Outputs:
         cancels inside other branches is unknown; half the digits of the largest Σ_i |f_i| on the data are allowed.
         """
         leaves = jax.tree.leaves(self.params)
-        types = [leaf.dtype for leaf in leaves] + [jax.eval_shape(self.network.apply, self.params, self.x[:1]).dtype]
+        types = [leaf.dtype for leaf in leaves] + [
+            jax.eval_shape(self.network.apply, self.params, _part(self.x, 0, 1)).dtype
+        ]
         epsilon = max(float(jnp.finfo(t).eps) for t in types if jnp.issubdtype(t, jnp.floating))
         if roles is None:
             return np.full_like(size, np.sqrt(epsilon) * size.max())
         incoming, outgoing = _units(self.params, roles)
-        reach = np.linalg.norm(np.asarray(self.x, np.float64).reshape(len(self.x), -1), axis=1) + 1
+        reach = np.linalg.norm(np.asarray(self.x, np.float64).reshape(self.count, -1), axis=1) + 1
         weight = np.linalg.norm(incoming, axis=1) @ np.abs(outgoing)
         terms = incoming.shape[1] + len(incoming)
         return ROUNDING * np.sqrt(terms) * epsilon * (size + self.network.factor * reach[:, None] * weight[None])
 
 
 @partial(jax.jit, static_argnums=0)
-def _sums(network: MultiBranch, params: Params, x: jax.Array) -> Any:
-    one = one_example(network.branches[0], _first(params), x[0])
+def _sums(network: MultiBranch, params: Params, x: Any) -> Any:
+    one = one_example(network.branches[0], _first(params), _first(x))
     of = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
 
     def part(w: Params) -> Any:
         f = of(w, x)
+        f = f.reshape(*f.shape[:2], -1)
         return f.sum(0), jnp.abs(f).sum(0)
 
     found = chunked_sum(part, params, network.branch_chunk or BRANCHES_AT_A_TIME)
@@ -244,6 +248,10 @@ def _check(name: str, wanted: Params, given: Params) -> None:
         raise ValueError(f"{name} holds values that are not finite.\n  Align solutions whose training did not diverge.")
 
 
+def _part(x: Any, start: int, stop: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[start:stop], x)
+
+
 def _first(params: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf[0], params)
 
@@ -257,7 +265,7 @@ def _one_hidden_layer(given: _Outputs) -> _Roles | None:
     branch, one, x = given.network.branches[0], _first(given.params), given.x
     leaves, structure = jax.tree.flatten(one)
     candidates = [roles for roles in _assignments([leaf.shape for leaf in leaves]) if len(leaves) <= 4]
-    if not candidates:
+    if not candidates or not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
         return None
     rng = np.random.default_rng(0)
     probe = [np.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]

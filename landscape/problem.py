@@ -15,11 +15,13 @@ from landscape.compiler import flatten, gradient, staged
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.losses import Loss
-from landscape.networks import MultiBranch, Network
+from landscape.networks import MultiBranch, Network, one_example
 
 Params = Any
 
 EXAMPLES_AT_A_TIME = 1024
+LOOKED_AT = 64
+"""Examples among which two that differ are looked for."""
 BRANCHES_AT_A_TIME = 1024
 """Where the network does not say: activations of so many branches exist at a time."""
 
@@ -31,7 +33,8 @@ class Problem:
     Attributes:
         data: Examples, labels and weights.
         network: A `MultiBranch`; a plain `Network` is taken as its one branch.
-        loss: (outputs [N, C], y [N]) -> loss per example [N].
+        loss: (outputs [N, C], y [N]) -> loss per example [N]. Outputs of any shape [N, ...] will do, with labels as
+            the loss takes them.
 
     Raises:
         ValueError: The network does not accept the examples, or the loss does not return one value an example.
@@ -45,12 +48,13 @@ class Problem:
         if isinstance(self.network, Network):
             object.__setattr__(self, "network", MultiBranch(self.network, 1))
         y: Any = np.asarray(self.data.y)[np.asarray(self.data.weight) > 0]
-        outputs = jax.eval_shape(self.network.apply, self.shapes, self.data.x[: len(y)])
+        outputs = jax.eval_shape(self.network.apply, self.shapes, _batch(len(y), self.data.example))
         values = jax.eval_shape(lambda f: self.loss(f, y), outputs)  # y stays known, so that the loss can refuse labels
         if values.shape != (len(y),):
             raise ValueError(
                 f"A loss must return one value an example, shape ({len(y)},) for {len(y)} examples; this one returns "
                 f"{values.shape} for outputs {outputs.shape} and labels {y.shape}."
+                + ("\n  Let it take the mean over all axes but the first." if values.shape[:1] == (len(y),) else "")
             )
 
     @cached_property
@@ -98,11 +102,63 @@ def fingerprint(problem: Problem, losses: Sequence[Loss]) -> str:
         problem: Data and network.
         losses: Functions (outputs [N, C], y [N]) -> [N].
     """
-    network, params, example = problem.network, problem.shapes, problem.data.x[0]
+    network, params, example = problem.network, problem.shapes, problem.data.example
     one = staged.outputs_of(staged.stage(network, params, example, inference=True))
     outputs, y = (jax.ShapeDtypeStruct((1, *t.shape), t.dtype) for t in (one, problem.data.y[0]))
     computed = [*staged.hashes(network, params, example), *(flatten.jaxpr_hash(f, outputs, y) for f in losses)]
     return atomic.fingerprint(problem.data.fingerprint, repr(network), str(network.branch_chunk), computed)
+
+
+def _batch(n: int, example: Any) -> Any:
+    """Shapes and types of n examples."""
+    return jax.tree.map(lambda t: jax.ShapeDtypeStruct((n, *t.shape), t.dtype), example)
+
+
+def refuse_mixing(network: MultiBranch, params: Params, x: Any) -> None:
+    """Compare two examples in one batch with each of them alone, in the first branch of every kind.
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...].
+        x: Examples [N, ...], of which the first and another that differs from it are taken.
+
+    Raises:
+        ValueError: The outputs for one example depend on the other examples of its batch.
+    """
+    head = [np.asarray(leaf[:LOOKED_AT]) for leaf in jax.tree.leaves(x)]
+    differs = np.any([(t != t[:1]).reshape(len(t), -1).any(1) for t in head], axis=0)
+    leaves = jax.tree.leaves(params)
+    if not differs.any() or not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
+        return
+    two = jax.tree.unflatten(jax.tree.structure(x), [t[[0, int(differs.argmax())]] for t in head])
+    for branch, w in network.groups(params):
+        first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), w)
+        with jax.default_matmul_precision("highest"):
+            together, again, alone = (np.asarray(f, np.float64) for f in _two_ways(branch, first, two))
+        if not np.array_equal(together, again, equal_nan=True):
+            continue  # random numbers of its own, which are refused elsewhere
+        away, largest = np.nan_to_num(np.abs(together - alone)).max(), np.nan_to_num(np.abs(together)).max()
+        example = jax.tree.map(lambda t: t[0], two)
+        epsilon = float(jnp.finfo(staged.rounding(network, params, example)).eps)
+        if away > np.sqrt(epsilon) * largest:
+            raise ValueError(
+                "The outputs for one example depend on the other examples of its batch (BatchNorm in training mode, a "
+                f"mean or a softmax over the first axis, ...): they differ by {away:.2g} of {largest:.2g} between a "
+                "batch of two and each alone.\n  Switch the module to evaluation; a function apply(w, x) of one "
+                "example is given as jax.vmap(apply, (None, 0))."
+            )
+
+
+@partial(jax.jit, static_argnums=0)
+def _two_ways(branch: Network, params: Params, two: Any) -> tuple[jax.Array, ...]:
+    """The outputs of two examples: in a batch, twice, and one by one."""
+    one = one_example(branch, params, jax.tree.map(lambda t: t[0], two))
+    alone = jnp.stack([one(params, jax.tree.map(lambda t, k=k: t[k], two)) for k in range(2)])
+    try:
+        together, again = (branch.apply(params, two).reshape(alone.shape) for _ in range(2))
+    except Exception:  # a function of one example
+        return alone, alone, alone
+    return together, again, alone
 
 
 def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
@@ -110,14 +166,15 @@ def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
 
     Args:
         loss: Loss per example.
-        outputs: [N, C].
+        outputs: [N, C], or any other shape [N, ...].
         y: Labels [N].
     """
-    return jnp.where(jnp.isfinite(outputs).all(-1), loss(outputs, y), jnp.nan)
+    finite = jnp.isfinite(outputs).all(range(1, outputs.ndim))
+    return jnp.where(finite, loss(outputs, y), jnp.nan)
 
 
-def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None = None) -> jax.Array:
-    """Outputs [N, C] for examples x [N, ...], the fast way: staged, with branches in chunks.
+def outputs(network: MultiBranch, params: Params, x: Any, axis: str | None = None) -> jax.Array:
+    """Outputs [N, C] for examples x [N, ...] (or a tree of these), the fast way: staged, with branches in chunks.
 
     Args:
         network: The multi-branch network.
@@ -125,19 +182,19 @@ def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None
         x: Examples [N, ...].
         axis: The mesh axis that the branches are split over; None where every device has all of them.
     """
-    x = jnp.moveaxis(x, 0, -1)
-    branches = staged.stage(network, params, jax.ShapeDtypeStruct(x.shape[:-1], x.dtype))
+    branches = staged.stage(network, params, jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), x))
+    x = jax.tree.map(lambda t: jnp.moveaxis(t, 0, -1), x)
     pairs = zip(branches, network.groups(params), strict=True)
     chunk = network.branch_chunk or BRANCHES_AT_A_TIME
     total = reduce(jnp.add, [gradient.sum_of_branches(branch, chunk, w, x) for branch, (_, w) in pairs])
-    return network.factor * hardware.summed(total, axis).T
+    return network.factor * jnp.moveaxis(hardware.summed(total, axis), -1, 0)
 
 
 def minibatch_risk(
     network: MultiBranch,
     loss: Loss,
     params: Params,
-    x: jax.Array,
+    x: Any,
     y: jax.Array,
     weight: jax.Array,
     axis: str | None = None,
@@ -163,9 +220,7 @@ def minibatch_risk(
     return (weight / jnp.where(total > 0, total, 1) * values).sum()
 
 
-def streamed_risk(
-    forward: Callable[[Params, jax.Array], jax.Array], loss: Loss, params: Params, data: Dataset
-) -> jax.Array:
+def streamed_risk(forward: Callable[[Params, Any], jax.Array], loss: Loss, params: Params, data: Dataset) -> jax.Array:
     """Σ weight ℓ / Σ weight over all the data, in chunks of examples.
 
     Args:
@@ -175,7 +230,7 @@ def streamed_risk(
         data: Examples [N, ...].
     """
 
-    def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    def part(batch: tuple[Any, jax.Array, jax.Array]) -> jax.Array:
         x, y, weight = batch
         return (weight * each(loss, forward(params, x), y)).sum()
 

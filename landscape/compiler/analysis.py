@@ -122,7 +122,7 @@ class StagedBranch:
     """A branch on one example, analysed; `staged` runs it in three stages.
 
     Attributes:
-        closed: The branch as one flat list of equations; its inputs are the leaves of the parameters, then x.
+        closed: The branch as one flat list of equations; its inputs are the leaves of the parameters, then those of x.
         steps: Every equation, and last the sum of the outputs over branches.
         prefix: Steps whose outputs are known before the grid point: constant or affine.
         nonlinear: The other steps, which run at every grid point.
@@ -149,16 +149,17 @@ class StagedBranch:
         return len(self.nonlinear) == 1
 
 
-def analyse(closed: jcore.ClosedJaxpr, inference: bool = False) -> StagedBranch:
+def analyse(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1) -> StagedBranch:
     """Find the stages of a branch.
 
     Args:
         closed: The branch on one example, flat; inputs are the leaves of the parameters, then x.
         inference: Whether it is never differentiated.
+        inputs: Number of arrays of an example.
     """
     jaxpr, output = closed.jaxpr, closed.jaxpr.outvars[0]
-    summed = _summed(jaxpr)
-    facts = _facts(jaxpr, summed)
+    summed, params = _summed(jaxpr), jaxpr.invars[:-inputs]
+    facts = _facts(jaxpr, summed, inputs)
     steps = [_step(e, facts, summed, inference) for e in jaxpr.eqns]
     whole, axes = output in summed, (facts[output].axes,)
     steps.append(Step(None, (output,), (OUTPUTS,), axes, NONLINEAR, None, whole, (not whole,)))
@@ -174,14 +175,14 @@ def analyse(closed: jcore.ClosedJaxpr, inference: bool = False) -> StagedBranch:
         tuple(step for step in steps if step.stage != NONLINEAR),
         tuple(nonlinear),
         tuple(residuals),
-        _weights(jaxpr, steps, facts),
-        _cost(jaxpr, steps[:-1], [r for r in residuals if r.step < len(jaxpr.eqns)]),
+        _weights(jaxpr, params, steps, facts),
+        _cost(params, steps[:-1], [r for r in residuals if r.step < len(jaxpr.eqns)]),
     )
 
 
-def varies(closed: jcore.ClosedJaxpr) -> bool:
-    """Whether the outputs of a branch depend on the example."""
-    facts = _facts(closed.jaxpr, frozenset())
+def varies(closed: jcore.ClosedJaxpr, inputs: int) -> bool:
+    """Whether the outputs of a branch depend on the example, its last `inputs` arguments."""
+    facts = _facts(closed.jaxpr, frozenset(), inputs)
     return read(facts, closed.jaxpr.outvars[0], _literal).axes.example
 
 
@@ -197,7 +198,7 @@ def _summed(jaxpr: jcore.Jaxpr) -> frozenset[Any]:
     return frozenset(found)
 
 
-def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any]) -> dict[Any, Fact]:
+def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any], inputs: int) -> dict[Any, Fact]:
     """The axes and the stage of every variable."""
 
     def rule(e: Equation, operands: list[Fact]) -> list[Fact]:
@@ -205,8 +206,8 @@ def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any]) -> dict[Any, Fact]:
         return [Fact(axes._replace(branch=axes.branch and v not in summed), stage) for v in e.outvars]
 
     facts: dict[Any, Fact] = {v: Fact() for v in jaxpr.constvars}
-    facts |= {v: Fact(Axes(branch=True), AFFINE) for v in jaxpr.invars[:-1]}
-    facts[jaxpr.invars[-1]] = Fact(Axes(example=True))
+    facts |= {v: Fact(Axes(branch=True), AFFINE) for v in jaxpr.invars[:-inputs]}
+    facts |= {v: Fact(Axes(example=True)) for v in jaxpr.invars[-inputs:]}
     return interpret(jaxpr.eqns, facts, rule, _literal)
 
 
@@ -245,7 +246,9 @@ def _known(step: Step, j: int, facts: dict[Any, Fact]) -> bool:
     return facts[atom].stage != NONLINEAR if is_variable(atom) else step.sums[j]
 
 
-def _weights(jaxpr: jcore.Jaxpr, steps: Sequence[Step], facts: dict[Any, Fact]) -> dict[Any, Product]:
+def _weights(
+    jaxpr: jcore.Jaxpr, params: Sequence[Any], steps: Sequence[Step], facts: dict[Any, Fact]
+) -> dict[Any, Product]:
     """Parameters that serve only as the weight of an early product with the examples."""
     uses = Counter(v for e in jaxpr.eqns for v in e.invars if is_variable(v))
     found = {}
@@ -254,10 +257,10 @@ def _weights(jaxpr: jcore.Jaxpr, steps: Sequence[Step], facts: dict[Any, Fact]) 
             weight, other = step.invars[:: -1 if step.product.swap else 1]
             if is_variable(weight) and uses[weight] == 1 and read(facts, other, _literal).axes.example:
                 found[weight] = step.product
-    return {v: found[v] for v in jaxpr.invars[:-1] if v in found}
+    return {v: found[v] for v in params if v in found}
 
 
-def _cost(jaxpr: jcore.Jaxpr, steps: Sequence[Step], residuals: Sequence[Residual]) -> Cost:
+def _cost(params: Sequence[Any], steps: Sequence[Step], residuals: Sequence[Residual]) -> Cost:
     """Operations and values of one branch on one example."""
     early, late = ([s for s in steps if (s.stage == NONLINEAR) == kind] for kind in (False, True))
     once, thrice = (sum(map(_operations, (s for s in early if (s.stage == AFFINE) == kind))) for kind in (False, True))
@@ -273,7 +276,7 @@ def _cost(jaxpr: jcore.Jaxpr, steps: Sequence[Step], residuals: Sequence[Residua
         held,
         max((_size(v) for s in late for v in s.outvars), default=1),
         sum(map(_size, kept)) - held,
-        sum(map(_size, jaxpr.invars[:-1])),
+        sum(map(_size, params)),
         _contracted(last[-1]) if last else 0,
     )
 

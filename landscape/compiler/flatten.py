@@ -64,6 +64,28 @@ def closed_hash(closed: jcore.ClosedJaxpr) -> str:
     return atomic.fingerprint(re.sub(r" at 0x[0-9a-f]+", "", str(traced.jaxpr)), list(map(_bits, traced.consts)))
 
 
+def coarsest(closed: jcore.ClosedJaxpr) -> Any:
+    """The floating-point type in which a traced function rounds most, at every depth; float32 where it has none.
+
+    >>> coarsest(jax.make_jaxpr(lambda x: jnp.sin(x.astype(jnp.bfloat16)).astype(jnp.float32))(1.0))
+    dtype(bfloat16)
+    """
+    found = _types(closed.jaxpr) or {jnp.dtype(jnp.float32)}
+    return max(found, key=lambda dtype: float(jnp.finfo(dtype).eps))
+
+
+def _types(jaxpr: Any) -> set[Any]:
+    """The floating-point types of all values, those of nested functions included."""
+    values = [*jaxpr.invars, *(v for e in jaxpr.eqns for v in e.outvars)]
+    found = {v.aval.dtype for v in values if hasattr(v.aval, "dtype") and jnp.issubdtype(v.aval.dtype, jnp.floating)}
+    return found.union(*map(_types, _nested(jaxpr)))
+
+
+def _nested(jaxpr: Any) -> list[Any]:
+    inner = [v for e in jaxpr.eqns for p in e.params.values() for v in (p if isinstance(p, tuple | list) else (p,))]
+    return [getattr(v, "jaxpr", v) for v in inner if isinstance(v, jcore.Jaxpr | jcore.ClosedJaxpr)]
+
+
 def _bits(constant: Any) -> Any:
     """A constant as plain numbers, random keys included."""
     is_key = jnp.issubdtype(jnp.result_type(constant), jax.dtypes.prng_key)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from landscape.arrays import trees
@@ -25,24 +26,24 @@ KEPT = 0.125
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def sum_of_branches(branch: StagedBranch, chunk: int, params: Params, x: jax.Array) -> jax.Array:
+def sum_of_branches(branch: StagedBranch, chunk: int, params: Params, x: Any) -> jax.Array:
     """Σ_i f_i(w_(i); x), outputs [C, n].
 
     Args:
         branch: One branch, traced and staged.
         chunk: Branches computed at a time; the last chunk may be smaller.
         params: [I, ...].
-        x: Examples [..., n].
+        x: Examples [..., n], or a tree of them; whole numbers have no gradient.
     """
     return _outputs(branch, chunk, params, x, [])[0]
 
 
-def _first_pass(branch: StagedBranch, chunk: int, params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
+def _first_pass(branch: StagedBranch, chunk: int, params: Params, x: Any) -> tuple[jax.Array, Any]:
     total, kept = _outputs(branch, chunk, params, x, _worth_keeping(branch, chunk, params, x))
     return total, (params, x, kept)
 
 
-def _outputs(branch: StagedBranch, chunk: int, params: Params, x: jax.Array, keep: list[int]) -> tuple[jax.Array, Any]:
+def _outputs(branch: StagedBranch, chunk: int, params: Params, x: Any, keep: list[int]) -> tuple[jax.Array, Any]:
     """The outputs, and the chosen residuals of every chunk."""
 
     def add(total: jax.Array | None, start: Any, size: int, _: None) -> tuple[jax.Array, Any]:
@@ -57,33 +58,38 @@ def _outputs(branch: StagedBranch, chunk: int, params: Params, x: jax.Array, kee
     return chunked_scan(add, jnp.zeros(zero.shape, zero.dtype), count, chunk)
 
 
-def _second_pass(branch: StagedBranch, chunk: int, known: Any, slope: jax.Array) -> tuple[Params, jax.Array]:
+def _second_pass(branch: StagedBranch, chunk: int, known: Any, slope: jax.Array) -> tuple[Params, Any]:
     """The gradients in params and x, from that in the outputs."""
     params, x, kept = known
     keep = _worth_keeping(branch, chunk, params, x)
 
-    def of_part(w: Params, values: Any) -> tuple[Params, jax.Array]:
+    def of_part(w: Params, values: Any) -> tuple[Params, Any]:
         residuals, back = jax.vjp(lambda w, x: staged.precompute(branch, (w,), x), w, x)
         found = dict(zip(keep, values, strict=True))
         held = tuple((found[k],) if k in found else parts for k, parts in enumerate(residuals))
         _, late = jax.vjp(lambda parts: staged.at_point(branch, parts, jnp.zeros(())), held)
         return back(late(slope)[0])
 
-    def put(gradient: tuple[Params, jax.Array], start: Any, size: int, values: Any) -> tuple[Any, None]:
+    def put(gradient: tuple[Params, Any], start: Any, size: int, values: Any) -> tuple[Any, None]:
         of_params, of_x = of_part(part(params, start, size), values)
         whole = jax.tree.map(lambda g, p: lax.dynamic_update_slice_in_dim(g, p, start, 0), gradient[0], of_params)
-        return (whole, gradient[1] + of_x), None
+        return (whole, jax.tree.map(lambda g, t: g + t if t.dtype == g.dtype else g, gradient[1], of_x)), None
 
     if _count(params) < chunk:
         return of_part(params, kept[1])
-    zero = jax.tree.map(jnp.zeros_like, params), jnp.zeros_like(x)
-    return chunked_scan(put, zero, _count(params), chunk, kept)[0]
+    of_params, of_x = chunked_scan(put, jax.tree.map(jnp.zeros_like, (params, x)), _count(params), chunk, kept)[0]
+    return of_params, jax.tree.map(_slope, of_x)
+
+
+def _slope(x: jax.Array) -> Any:
+    """A gradient in one input; that of whole numbers in JAX's type for it."""
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
 
 
 sum_of_branches.defvjp(_first_pass, _second_pass)
 
 
-def _worth_keeping(branch: StagedBranch, chunk: int, params: Params, x: jax.Array) -> list[int]:
+def _worth_keeping(branch: StagedBranch, chunk: int, params: Params, x: Any) -> list[int]:
     """Which residuals are kept between the passes: those with examples, if they are few beside the parameters."""
     if branch.affine:
         return []

@@ -40,12 +40,12 @@ def stage(network: MultiBranch, params: Tree, example: Any, inference: bool = Fa
         example: One example, or its shape and type.
         inference: Whether the result is faster but not to be differentiated.
     """
-    example = jax.ShapeDtypeStruct(example.shape, example.dtype)
-    return [_staged(branch, _one(w), example, inference, *_context()) for branch, w in network.groups(params)]
+    of = trees.Signature.of(example)
+    return [_staged(branch, _one(w), of, inference, *_context()) for branch, w in network.groups(params)]
 
 
 def outputs_of(branches: Sequence[StagedBranch]) -> jax.ShapeDtypeStruct:
-    """Shape [C] and type of the sum of all branches, for one example."""
+    """Shape [C] (or any other) and type of the sum of all branches, for one example."""
     found = [branch.closed.jaxpr.outvars[0].aval for branch in branches]
     shape = jnp.broadcast_shapes(*(aval.shape for aval in found))
     return jax.ShapeDtypeStruct(shape, jnp.result_type(jnp.zeros(()), *(aval.dtype for aval in found)))
@@ -53,8 +53,24 @@ def outputs_of(branches: Sequence[StagedBranch]) -> jax.ShapeDtypeStruct:
 
 def hashes(network: MultiBranch, params: Tree, example: Any) -> list[str]:
     """What every kind of branch computes, as hashes of the traces that `stage` uses."""
-    example = jax.ShapeDtypeStruct(example.shape, example.dtype)
-    return [flatten.closed_hash(_traced(branch, _one(w), example, *_context())) for branch, w in network.groups(params)]
+    return list(map(flatten.closed_hash, _traces(network, params, example)))
+
+
+def rounding(network: MultiBranch, params: Tree, example: Any) -> Any:
+    """The floating-point type in which the network rounds most.
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...], or their shapes.
+        example: One example, or its shapes and types.
+    """
+    found = map(flatten.coarsest, _traces(network, params, example))
+    return max(found, key=lambda dtype: float(jnp.finfo(dtype).eps))
+
+
+def _traces(network: MultiBranch, params: Tree, example: Any) -> list[jcore.ClosedJaxpr]:
+    of = trees.Signature.of(example)
+    return [_traced(branch, _one(w), of, *_context()) for branch, w in network.groups(params)]
 
 
 def _context() -> tuple[Any, ...]:
@@ -69,29 +85,30 @@ def _one(params: Tree) -> trees.Signature:
 
 
 @lru_cache(32)
-def _traced(branch: Network, one: trees.Signature, example: Any, *_context: Any) -> jcore.ClosedJaxpr:
-    params = one.tree()
+def _traced(branch: Network, one: trees.Signature, of: trees.Signature, *_context: Any) -> jcore.ClosedJaxpr:
+    params, example = one.tree(), of.tree()
     return jax.make_jaxpr(one_example(branch, params, example))(params, example)
 
 
 @lru_cache(64)
-def _staged(branch: Network, one: trees.Signature, example: Any, inference: bool, *context: Any) -> StagedBranch:
-    return staged(_traced(branch, one, example, *context), inference)
+def _staged(branch: Network, one: trees.Signature, of: trees.Signature, inference: bool, *context: Any) -> StagedBranch:
+    return staged(_traced(branch, one, of, *context), inference, len(of.shapes))
 
 
-def staged(closed: jcore.ClosedJaxpr, inference: bool = False) -> StagedBranch:
+def staged(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1) -> StagedBranch:
     """A traced branch, flattened and analysed.
 
     Args:
         closed: One branch on one example, by `jax.make_jaxpr`: params, x [...] -> outputs [C].
         inference: Whether the result is faster but not to be differentiated.
+        inputs: Number of arrays of an example.
     """
     how = flatten.How(inference, patches=not inference and jax.default_backend() == "cpu")
     found = flatten.flat(closed, how)
-    if not varies(found):  # One zero of the example gives the outputs its axis.
+    if not varies(found, inputs):  # One zero of the example gives the outputs its axis.
         f, shapes = jcore.jaxpr_as_fun(closed), [v.aval for v in closed.jaxpr.invars]
         found = flatten.flat(jax.make_jaxpr(lambda *xs: f(*xs)[0] + 0 * xs[-1].reshape(-1)[:1])(*shapes), how)
-    return analyse(found, inference)
+    return analyse(found, inference, inputs)
 
 
 def lay_out(branch: StagedBranch, params: Tree) -> Tree:
@@ -101,18 +118,18 @@ def lay_out(branch: StagedBranch, params: Tree) -> Tree:
     return structure.unflatten([branch.weights[v].lay_out(x) if v in branch.weights else x for v, x in pairs])
 
 
-def precompute(branch: StagedBranch, params: Sequence[Tree], x: jax.Array, prelaid: bool = False) -> tuple[Parts, ...]:
+def precompute(branch: StagedBranch, params: Sequence[Tree], x: Any, prelaid: bool = False) -> tuple[Parts, ...]:
     """The first stage: the residuals.
 
     Args:
         branch: The branch.
         params: The triple (o, u, v) of trees [I, ...], or a tuple of one tree.
-        x: Examples, last axis n.
+        x: Examples, last axis n, or a tree of them.
         prelaid: Whether the trees come from `lay_out`.
     """
     jaxpr, count = branch.closed.jaxpr, jax.tree.leaves(params[0])[0].shape[0]
     leaves = zip(*map(jax.tree.leaves, params), strict=True)
-    env: dict[Any, Parts] = dict(zip(jaxpr.invars, [*leaves, (x,)], strict=True))
+    env: dict[Any, Parts] = dict(zip(jaxpr.invars, [*leaves, *((t,) for t in jax.tree.leaves(x))], strict=True))
     env |= {v: (jnp.asarray(c),) for v, c in zip(jaxpr.constvars, branch.closed.consts, strict=True)}
 
     def operand(step: Step, j: int, parts: Parts) -> Parts:

@@ -20,7 +20,7 @@ from landscape.files.progress import Bar
 from landscape.losses import Loss
 from landscape.planes import Plane, check_solutions
 from landscape.planes.grids import Grid, checked, grid_around
-from landscape.problem import Problem
+from landscape.problem import Problem, refuse_mixing
 from landscape.surfaces import Provenance, Surface
 
 
@@ -64,8 +64,9 @@ def evaluate(
         The surface, with its self-checks in `metadata["checks"]`.
 
     Raises:
-        ValueError: Parameters that do not fit the problem or are not finite, a grid that is not increasing, a surface
-            that does not fit the memory, or a function that is not deterministic or returns no scalars.
+        ValueError: Parameters that do not fit the problem or are not finite, outputs for one example that depend on the
+            others of its batch, names of layers that a file of surfaces uses itself, a grid that is not increasing, a
+            surface that does not fit the memory, or a function that is not deterministic or returns no scalars.
     """
     used = {"devices": tuple(devices)} if devices else {}
     execution = Execution(
@@ -126,6 +127,7 @@ def evaluate_stack(
         check_solutions(plane.origin, plane.u, plane.v)
         _refuse_misfit(problem, plane)
     losses, counted = {"risk": problem.loss, **layers}, problem.on_support
+    refuse_mixing(problem.network, planes[0].origin, counted.data.x)
     sums = sharded.stack_means(counted, planes, grids, list(losses.values()), execution)
     checked_at = checks.check_anchors(counted, planes, list(losses.values()), sums.plan.tile, execution)
     about = replace(

@@ -70,7 +70,7 @@ def plan(
     Args:
         network: The network.
         params: Its parameters [I, ...], or their shapes.
-        example: Shape and type of one example.
+        example: Shape and type of one example, or a tree of them.
         examples: N.
         points: (A, B).
         memory: Bytes allowed on each device.
@@ -84,7 +84,7 @@ def plan(
     found = [(n, branch.cost) for n, branch in zip(network.counts, branches, strict=True)]
     outputs = math.prod(staged.outputs_of(branches).shape)
     share = -(-examples // devices)
-    sizes = (outputs, points, math.prod(example.shape), example.dtype.itemsize)
+    sizes = (outputs, points, trees.size(example), staged.outputs_of(branches).dtype.itemsize)
     choose = _cpu_tile if platform == "cpu" else _accelerator_tile
     tile = choose(found, share, sizes, memory)
     fixed = 3 * trees.nbytes(params)

@@ -160,7 +160,7 @@ def reason(problem: Problem | spectrum.Risk, share: float) -> str:
 def piecewise_linear(problem: Problem) -> bool:
     """Whether the loss per example has second derivative zero at random outputs, tried at outputs of several sizes."""
     y = jnp.asarray(np.asarray(problem.data.y)[:PROBES])
-    outputs = jax.eval_shape(problem.network.apply, problem.shapes, problem.data.x[: len(y)])
+    outputs = jax.eval_shape(problem.network.apply, problem.shapes, problem.data.taken(slice(len(y))).x)
     scales = 10.0 ** jnp.linspace(-1, 1, len(y)).reshape(-1, *[1] * (len(outputs.shape) - 1))
     f, d = (jax.random.normal(k, outputs.shape, outputs.dtype) for k in jax.random.split(jax.random.key(0)))
 

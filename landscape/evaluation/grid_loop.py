@@ -46,7 +46,7 @@ def grid_sums(
     network: MultiBranch,
     losses: Sequence[Loss],
     affine: Affine,
-    data: tuple[jax.Array, jax.Array, jax.Array],
+    data: tuple[Any, jax.Array, jax.Array],
     axes: tuple[jax.Array, jax.Array],
     tile: Tile,
     like: Tree = None,
@@ -64,30 +64,32 @@ def grid_sums(
         like: Shapes of the network's parameters where the trees come from `lay_out`, else None.
         axis: The mesh axis that the branches are split over; None where every device has all of them.
     """
-    x, (a, b) = data[0], axes
+    a, b = axes
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), data[0])
     shapes = affine.origin if like is None else like
-    branches = staged.stage(network, shapes, jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inference=True)
+    branches = staged.stage(network, shapes, example, inference=True)
     groups = [Affine(*trees) for trees in zip(*([w for _, w in network.groups(t)] for t in affine), strict=True)]
     one = staged.outputs_of(branches)
     blocks = -(-len(a) // tile.points)
     columns = jnp.pad(a, (0, blocks * tile.points - len(a)), mode="edge").reshape(blocks, tile.points)
 
     def chunk(total: jax.Array, start: Any, size: int, _: None) -> tuple[jax.Array, None]:
-        x, y, weight = (lax.dynamic_slice_in_dim(t, start, size) for t in data)
+        x, y, weight = jax.tree.map(lambda t: lax.dynamic_slice_in_dim(t, start, size), data)
+        last = jax.tree.map(lambda t: jnp.moveaxis(t, 0, -1), x)
         f = jnp.zeros((len(b), blocks, tile.points, *one.shape, size), one.dtype)
         for branch, group in zip(branches, groups, strict=True):
-            loop = _BranchLoop(branch, jnp.moveaxis(x, 0, -1), columns, b, tile, prelaid=like is not None)
+            loop = _BranchLoop(branch, last, columns, b, tile, prelaid=like is not None)
             f = loop.add_all(f, group)
         f = hardware.summed(f, axis)
 
         def weighed(g: jax.Array) -> jax.Array:
-            outputs = network.factor * g.T
+            outputs = network.factor * jnp.moveaxis(g, -1, 0)
             return jnp.stack([(weight * each(loss, outputs, y)).sum() for loss in losses], -1)
 
         return total + lax.map(lambda row: jax.vmap(weighed)(row.reshape(-1, *row.shape[2:])), f), None
 
     start = jnp.zeros((len(b), blocks * tile.points, len(losses)), one.dtype)
-    total, _ = chunked_scan(chunk, start, x.shape[0], tile.examples)
+    total, _ = chunked_scan(chunk, start, data[2].shape[0], tile.examples)
     return total[:, : len(a)].transpose(2, 1, 0)
 
 
@@ -96,7 +98,7 @@ class _BranchLoop(NamedTuple):
 
     Attributes:
         branch: The branch.
-        x: The examples [..., n].
+        x: The examples [..., n], or a tree of them.
         columns: The points of a row in blocks, [blocks, P].
         b: The rows [B].
         tile: Sizes.
@@ -104,7 +106,7 @@ class _BranchLoop(NamedTuple):
     """
 
     branch: StagedBranch
-    x: jax.Array
+    x: Any
     columns: jax.Array
     b: jax.Array
     tile: Tile

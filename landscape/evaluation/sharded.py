@@ -147,10 +147,11 @@ def shard_shapes(params: Any, shards: int) -> trees.Signature:
     return trees.Signature.of(shapes)
 
 
-def example_of(problem: Problem, plane: Plane) -> jax.ShapeDtypeStruct:
+def example_of(problem: Problem, plane: Plane) -> Any:
     """Shape and type of one example, as the grid loop takes it."""
-    x: Any = problem.data.x
-    return jax.ShapeDtypeStruct(x.shape[1:], _as_floats(x.dtype, plane.float_type))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, _as_floats(x.dtype, plane.float_type)), problem.data.example
+    )
 
 
 def _as_floats(dtype: Any, wanted: Any) -> Any:
@@ -315,16 +316,17 @@ def _placed(problem: Problem, plane: Plane, grid: Grid, layout: ExampleLayout, p
     """A plane and a grid on the devices."""
     affine, dtype = hardware.placed(plane.affine, layout.over("branches")), plane.float_type
     if prelaid:
-        affine = Affine(*(_laid_out(problem.network, example_of(problem, plane), w) for w in affine))
+        example = trees.Signature.of(example_of(problem, plane))
+        affine = Affine(*(_laid_out(problem.network, example, w) for w in affine))
     b = np.pad(grid.b, (0, -len(grid.b) % layout.mesh.shape["points"]), mode="edge").astype(dtype)
     a = hardware.placed(grid.a.astype(dtype), NamedSharding(layout.mesh, P()))
     return affine, (a, hardware.placed(b, layout.over("points")))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _laid_out(network: MultiBranch, example: Any, params: Any) -> Any:
+def _laid_out(network: MultiBranch, example: trees.Signature, params: Any) -> Any:
     """Compiled once a network, and not once a surface."""
-    return lay_out(network, params, example)
+    return lay_out(network, params, example.tree())
 
 
 def _kept(inputs: DeviceInputs, planes: Sequence[Plane], grids: Sequence[Grid], execution: Execution) -> atomic.Blocks:
@@ -338,11 +340,13 @@ def _kept(inputs: DeviceInputs, planes: Sequence[Plane], grids: Sequence[Grid], 
     return atomic.Blocks(execution.directory, atomic.fingerprint(computed, where, sizes))
 
 
-def _block(problem: Problem, layout: ExampleLayout, i: int, dtype: Any) -> tuple[np.ndarray, ...]:
+def _block(problem: Problem, layout: ExampleLayout, i: int, dtype: Any) -> tuple[Any, ...]:
     """Examples of block i on the host, the last block padded with examples of weight zero."""
-    data, part = problem.data, slice(i * layout.block, (i + 1) * layout.block)
-    x, y, weight = (np.asarray(t[part]) for t in (data.x, data.y, data.weight))
+    part = slice(i * layout.block, (i + 1) * layout.block)
+    x, y, weight = jax.tree.map(lambda t: np.asarray(t[part]), (problem.data.x, problem.data.y, problem.data.weight))
     rest = layout.block - len(y)
-    x, y = (t.astype(_as_floats(t.dtype, dtype)) for t in (x, y))
-    x, y = (np.pad(t, [(0, rest)] + [(0, 0)] * (t.ndim - 1), mode="edge") for t in (x, y))
-    return x, y, np.pad(weight, (0, rest)).astype(dtype)
+
+    def padded(t: np.ndarray) -> np.ndarray:
+        return np.pad(t.astype(_as_floats(t.dtype, dtype)), [(0, rest)] + [(0, 0)] * (t.ndim - 1), mode="edge")
+
+    return *jax.tree.map(padded, (x, y)), np.pad(weight, (0, rest)).astype(dtype)

@@ -101,7 +101,7 @@ def data_of(text: str, option: str, *, split: str = "train", root: Path | None =
     if isinstance(found, Dataset):
         return found
     if isinstance(found, tuple | list) and len(found) in (2, 3):
-        return Dataset(*(np.asarray(part) for part in found), name=text)
+        return Dataset(*found, name=text)
     raise ValueError(f"{option} {text} is {type(found).__name__}; wanted a Dataset, (x, y) or (x, y, weight).")
 
 
@@ -130,7 +130,7 @@ def of(config: Any, root: Path | None, key: jax.Array) -> Given:
         return _problem(network, data or datasets.synthetic_teacher(key), config, root)
     target, name = named(config.network, "--network"), f"--network {config.network}"
     data = data_of(config.data, "--data", root=root, limit=config.limit) if config.data else None
-    found = modules.read(target, None if data is None else data.x[:1], config.state, name)
+    found = modules.read(target, None if data is None else data.taken(slice(1)).x, config.state, name)
     if found.risk is not None:
         return _function(found.risk, config)
     if data is None:
@@ -160,8 +160,8 @@ def _problem(network: Any, data: Dataset, config: Any, root: Path | None, note: 
     if pure:
         if not config.solutions:
             raise ValueError("A pure function of (params, x) has no initial parameters; name its --solutions.")
-        apply = network.apply
-        found = parameters.of_function(lambda w: apply(w, jnp.asarray(data.x[:1])), config.solutions[0])
+        apply, one = network.apply, data.taken(slice(1)).x
+        found = parameters.of_function(lambda w: apply(w, jax.tree.map(jnp.asarray, one)), config.solutions[0])
         network = Network(lambda key: found.tree, lambda w, x: apply(found.whole(w), x))
     network = MultiBranch(network, 1) if isinstance(network, Network) else network
     problem = Problem(data, network, loss_of(config.loss))
@@ -176,7 +176,7 @@ def _named_data(data: Dataset, test: Dataset | None) -> dict[str, Dataset]:
 
 def _with_statistics(found: modules.Form, data: Dataset, config: Any) -> tuple[Any, str]:
     """The network with the state of the first checkpoint where it holds one; and what is said of it."""
-    held = modules.statistics(found.make, data.x[:1]) if config.state == "frozen" else None
+    held = modules.statistics(found.make, data.taken(slice(1)).x) if config.state == "frozen" else None
     if not held:
         return found.network, ""
     first = config.solutions[0] if config.solutions else None
@@ -188,7 +188,7 @@ def _with_statistics(found: modules.Form, data: Dataset, config: Any) -> tuple[A
             f"{first} holds statistics, and they cannot be frozen for {config.branches} branches alike.\n"
             "  Take --state recompute."
         )
-    return modules.with_statistics(found.make, data.x[:1], stored), f" · state frozen as {first} holds it"
+    return modules.with_statistics(found.make, data.taken(slice(1)).x, stored), f" · state frozen as {first} holds it"
 
 
 def test_data(config: Any, root: Path | None) -> Dataset | None:
@@ -201,10 +201,10 @@ def test_data(config: Any, root: Path | None) -> Dataset | None:
 
 
 def _recomputed(found: modules.Form, data: Dataset, config: Any, root: Path | None) -> Given:
-    if not modules.statistics(found.make, data.x[:1]):
+    if not modules.statistics(found.make, data.taken(slice(1)).x):
         raise ValueError(f"--network {config.network} has no statistics to be recomputed; leave --state out.")
     loss, test = loss_of(config.loss), test_data(config, root)
-    network = modules.frozen(found.make, data.x[:1])
+    network = modules.frozen(found.make, data.taken(slice(1)).x)
     if config.branches:
         network = MultiBranch(network, config.branches)
     if not config.solutions:
@@ -301,16 +301,29 @@ def refuse_equal(solutions: Sequence[Params], names: Sequence[str]) -> None:
 
 
 def further(data: Dataset) -> Mapping[str, Loss]:
-    """The accuracy as a further quantity, where the labels are classes or ±1."""
+    """The accuracy as a further quantity, where the labels are classes (of examples or of their tokens) or ±1.
+
+    Examples without a label that counts have no part in the mean.
+    """
     y = np.asarray(data.y)
-    if np.issubdtype(y.dtype, np.integer) and y.ndim == 1 and not np.isin(y, (-1, 1)).all():
-        return {"accuracy": accuracy}
-    return {"accuracy": sign_accuracy} if y.ndim == 1 and np.isin(y, (-1, 1)).all() else {}
+    if y.ndim == 1 and np.isin(y, (-1, 1)).all():
+        return {"accuracy": sign_accuracy}
+    weight = np.asarray(data.weight, np.float64)
+    counted = weight[(y != losses.IGNORED).reshape(len(y), -1).any(1)].sum()
+    if not np.issubdtype(y.dtype, np.integer) or not counted:
+        return {}
+    scale = float(weight.sum() / counted)
+    return {"accuracy": accuracy if scale == 1 else lambda outputs, y: scale * accuracy(outputs, y)}
 
 
 def accuracy(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """1 where the largest output is that of the class, else 0."""
-    return (jnp.argmax(outputs, -1) == y).astype(outputs.dtype)
+    """1 where the largest output is that of the class, else 0; of several labels an example their mean.
+
+    Args:
+        outputs: [N, ..., C].
+        y: Classes [N, ...]; those equal to `losses.IGNORED` have no part in the mean, which is 0 where all are.
+    """
+    return losses.mean_of_labels((jnp.argmax(outputs, -1) == y).astype(outputs.dtype), y)
 
 
 def sign_accuracy(outputs: jax.Array, y: jax.Array) -> jax.Array:

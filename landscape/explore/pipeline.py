@@ -159,7 +159,7 @@ def _fingerprint(to: Given, example: Params, run: Run) -> tuple[str, Any]:
         return atomic.fingerprint(traced[0], run.options.precision), compiled
     network, loss, data = to.problem.network, to.problem.loss, to.problem.data
     some = np.flatnonzero(np.asarray(data.weight))[:FEW]
-    few = type(data)(data.x[some], data.y[some], data.weight[some])
+    few = data.taken(some)
     traced = [jaxpr_hash(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
     risk = replace(to.problem, data=few).risk
     _refuse_wandering(traced, [np.asarray(risk(example)) for _ in range(2)])
@@ -212,7 +212,7 @@ def _what(to: Given) -> str:
         return "risk(params)" + "".join(f" of {data.name}" for name, data in to.data.items() if name == "data")
     data, network = to.problem.data, to.problem.network
     branches = f"{network} · " if network.total > 1 else ""
-    shape = "x".join(map(str, data.x.shape[1:]))
+    shape = " and ".join("x".join(map(str, x.shape)) or "1" for x in jax.tree.leaves(data.example))
     loss = getattr(to.problem.loss, "__name__", "loss")
     return f"{branches}{len(data):,} examples in R^{shape} ({data.name}) · {loss}"
 

@@ -83,14 +83,14 @@ def _flax(make: Any, example: Any, state: State) -> Form:
         return Form(make=make)
     if state == "frozen":
         return Form(frozen(make, example), make=make)
-    return Form(from_linen(make, jnp.asarray(example)) if is_linen(make) else from_flax(make), make=make)
+    return Form(from_linen(make, _arrays(example)) if is_linen(make) else from_flax(make), make=make)
 
 
 def _torch(make: Any, example: Any, state: State, name: str) -> Form:
     """A PyTorch module or what makes one: its statistics are frozen or refused."""
     if example is None:
         raise ValueError(f"{name} is a PyTorch module, which is traced on an example; give --data.")
-    network = from_torch(make, np.asarray(example)[0])
+    network = from_torch(make, jax.tree.map(lambda x: np.asarray(x)[0], example))
     forward = network.apply
     held = isinstance(forward, TorchForward) and forward.statistics
     if (held and state == "none") or state == "recompute":
@@ -104,7 +104,7 @@ def _torch(make: Any, example: Any, state: State, name: str) -> Form:
 def frozen(make: Any, example: Any) -> Network:
     """The network of a flax module or factory, its state kept as it is made."""
     if is_linen(make):
-        return from_linen(make, jnp.asarray(example), state="frozen")
+        return from_linen(make, _arrays(example), state="frozen")
     return from_flax(make, state="frozen")
 
 
@@ -118,7 +118,7 @@ def statistics(make: Any, example: Any) -> Params:
     if isinstance(make, Network):
         return make.apply.statistics if isinstance(make.apply, TorchForward) else {}
     if is_linen(make):
-        return {k: v for k, v in make.init(jax.random.key(0), jnp.asarray(example)).items() if k != "params"}
+        return {k: v for k, v in make.init(jax.random.key(0), _arrays(example)).items() if k != "params"}
     return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(0)), nnx.BatchStat)) if callable(make) else {}
 
 
@@ -128,7 +128,7 @@ def with_statistics(make: Any, example: Any, values: Params) -> Network:
         forward = make.apply
         return make._replace(apply=forward.with_statistics(values)) if isinstance(forward, TorchForward) else make
     if is_linen(make):
-        return from_linen(make, jnp.asarray(example), state="frozen", values=values)
+        return from_linen(make, _arrays(example), state="frozen", values=values)
 
     def restored(rngs: nnx.Rngs) -> nnx.Module:
         module = make(rngs)
@@ -218,6 +218,10 @@ def _is_factory(target: Any, wanted: list[inspect.Parameter]) -> bool:
     return named or (isinstance(target, type) and issubclass(target, nnx.Module))
 
 
+def _arrays(x: Any) -> Any:
+    return jax.tree.map(jnp.asarray, x)
+
+
 def no_init(key: jax.Array) -> Params:
     """The missing `init` of a pure function.
 
@@ -291,9 +295,9 @@ def _nnx_outputs(
         module: Any = nnx.merge(graph, values, state)
         module.set_attributes(deterministic=True, use_running_average=False, raise_if_not_found=False)
         module.set_attributes(momentum=0.0, raise_if_not_found=False)
-        found = {"risk": module(jnp.asarray(data.x))}
+        found = {"risk": module(_arrays(data.x))}
         module.eval()
-        return found | {name: module(jnp.asarray(d.x)) for name, (d, _) in others.items()}
+        return found | {name: module(_arrays(d.x)) for name, (d, _) in others.items()}
 
     return outputs
 
@@ -304,14 +308,14 @@ def _linen_outputs(module: nn.Module, data: Dataset, others: Mapping[str, Any]) 
         raise ValueError(
             f"Statistics of a linen module serve its training data only, not {', '.join(others)}; take an nnx module."
         )
-    start = module.init(jax.random.key(0), jnp.asarray(data.x[:1]))
+    start = module.init(jax.random.key(0), _arrays(data.taken(slice(1)).x))
     rest = {k: v for k, v in start.items() if k != "params"}
 
     def outputs(params: Params) -> dict[str, jax.Array]:
-        found: Any = module.apply({"params": params, **rest}, jnp.asarray(data.x), mutable=list(rest))
+        found: Any = module.apply({"params": params, **rest}, _arrays(data.x), mutable=list(rest))
         return {"risk": found[0]}
 
-    _, after = module.apply(start, jnp.asarray(data.x[:8]), mutable=list(rest))
+    _, after = module.apply(start, _arrays(data.taken(slice(8)).x), mutable=list(rest))
     moved = jax.tree.map(lambda x, y: bool(jnp.any(x != y)), rest, {k: after.get(k, v) for k, v in rest.items()})
     if not any(jax.tree.leaves(moved)):
         raise ValueError(

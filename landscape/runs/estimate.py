@@ -144,8 +144,7 @@ def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int 
 
 def forward(problem: Problem) -> int:
     """Operations of the network for one example."""
-    x: Any = problem.data.x
-    return cost_model.forward_operations(problem.network, problem.shapes, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    return cost_model.forward_operations(problem.network, problem.shapes, problem.data.example)
 
 
 def operations(count: float) -> str:

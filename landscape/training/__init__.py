@@ -17,7 +17,7 @@ from landscape.compiler.flatten import jaxpr_hash
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.files.progress import Bar, showing
-from landscape.problem import Problem, fingerprint
+from landscape.problem import Problem, fingerprint, refuse_mixing
 from landscape.training import sgd
 from landscape.training.sgd import State, Static
 from landscape.training.solutions import Solutions
@@ -84,8 +84,9 @@ def train(
 
     Raises:
         ArithmeticError: The risk is no longer finite.
-        ValueError: No steps, a batch larger than the examples of positive weight, keys that are not [S], a stored state
-            of other inputs, or a seed that does not fit the memory.
+        ValueError: Outputs for one example that depend on the others of its batch, no steps, a batch larger than the
+            examples of positive weight, keys that are not [S], a stored state of other inputs, or a seed that does not
+            fit the memory.
     """
     problem = problem.on_support
     _check(problem, keys, steps, batch_size, record)
@@ -93,6 +94,7 @@ def train(
     shared = sgd.plan(problem, optimizer, count, memory, branch_devices)
     static = Static(problem.network, problem.loss, optimizer, batch_size, shared.mesh)
     seeds = _Seeds(static, keys, _checked(start, count), problem.data, shared.seeds)
+    refuse_mixing(problem.network, jax.tree.map(lambda w: w[0, :1], seeds.states[0].params), problem.data.x)
     saved = _Saved(directory, problem, keys, (steps, batch_size, record), trajectory, seeds, start)
     done = saved.load(seeds)
     if not saved.history:

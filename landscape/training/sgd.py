@@ -94,7 +94,7 @@ def sizes(problem: Problem, optimizer: optax.GradientTransformation) -> Sizes:
     network = problem.network
     one, state = trees.nbytes(problem.shapes), trees.nbytes(jax.eval_shape(optimizer.init, problem.shapes))
     chunk = min(network.branch_chunk or BRANCHES_AT_A_TIME, network.total) * one // network.total
-    return Sizes(one, one + state, chunk, sum(t.nbytes for t in (problem.data.x, problem.data.y, problem.data.weight)))
+    return Sizes(one, one + state, chunk, trees.nbytes(problem.data))
 
 
 def plan(
