@@ -13,7 +13,16 @@ import numpy as np
 from flax import nnx
 
 from landscape.checkpoints import equinox, words
-from landscape.networks import MultiBranch, Network, calling, from_flax, from_linen, from_torch, keras_modules
+from landscape.networks import (
+    MultiBranch,
+    Network,
+    calling,
+    from_flax,
+    from_linen,
+    from_torch,
+    keras_modules,
+    torch_state,
+)
 from landscape.networks.pytorch import TorchForward, is_module
 from landscape.networks.recomputed import recomputed_risk
 
@@ -113,6 +122,27 @@ def _called(target: Any, example: Any, state: State, name: str) -> Form:
     )
 
 
+def library(target: Any) -> str:
+    """Where a network comes from, flax, PyTorch, Keras or Equinox; empty for functions and our own networks.
+
+    Args:
+        target: An object as for `read`; a factory without arguments or of a key is called, one of streams is flax's.
+    """
+    known = {"flax": "flax", "torch": "PyTorch", "keras": "Keras", "equinox": "Equinox"}
+    for kind in (target if isinstance(target, type) else type(target)).__mro__:
+        if kind.__module__.split(".")[0] in known:
+            return known[kind.__module__.split(".")[0]]
+    if isinstance(target, type | Network | MultiBranch) or not inspect.isroutine(target):
+        return ""
+    wanted = calling.required(calling.parameters(target))
+    if any(map(calling.takes_streams, calling.parameters(target))):
+        return "flax"
+    if not wanted:
+        return library(target())
+    is_key = len(wanted) == 1 and wanted[0].name in calling.KEYS
+    return library(calling.passing(target, wanted[0], jax.random.key(0))) if is_key else ""
+
+
 def _refuse_recompute(state: State, name: str) -> None:
     if state == "recompute":
         raise ValueError(
@@ -175,12 +205,11 @@ def _torch(make: Any, example: Any, state: State, name: str) -> Form:
     """A PyTorch module or what makes one: its statistics are frozen or refused."""
     if example is None:
         raise ValueError(f"{name} is a PyTorch module, which is traced on an example; give --data.")
-    network = from_torch(make, np.asarray(example)[0])
-    forward = network.apply
-    held = isinstance(forward, TorchForward) and forward.statistics
-    if (held and state == "none") or state == "recompute":
-        raise _kept_only(name, "PyTorch module", bool(held))
     module = make if is_module(make) else make()
+    held = any(buffer.split(".")[-1] in torch_state.STATISTICS for buffer, _ in module.named_buffers())
+    if (held and state == "none") or state == "recompute":
+        raise _kept_only(name, "PyTorch module", held)
+    network = from_torch(make, np.asarray(example)[0])
     dropout = any("Dropout" in type(part).__name__ for part in module.modules())
     return Form(network, make=network, title=f"{type(module).__name__} (PyTorch)", dropout=dropout)
 
