@@ -80,7 +80,8 @@ def first_fitting(
 def _none(name: str, refused: list[tuple[str, Exception]]) -> ValueError:
     """The error of the first layout, with those that were tried."""
     first = refused[0][1]
-    if len({str(error) for _, error in refused}) == 1 and isinstance(first, ValueError):
+    same = len({str(error) for _, error in refused}) == 1
+    if isinstance(first, ValueError) and same and (refused[1:] or "\n" in str(first)):
         return first  # it has nothing to do with the layout
     text = str(first).strip().splitlines() or [""]
     kind = "" if isinstance(first, ValueError) else f"{type(first).__name__}: "

@@ -75,6 +75,8 @@ def from_linen(
     Raises:
         ValueError: The module has collections besides "params" (BatchNorm statistics) and `state` is None.
     """
+    from flax import errors
+
     _check_state(state)
     arguments = calling.in_evaluation(type(module).__call__)
 
@@ -88,7 +90,10 @@ def from_linen(
         values = {k: v for k, v in start(jax.random.key(0)).items() if k != "params"}
 
     def apply(params: Params, x: jax.Array) -> Any:
-        return module.apply({"params": params, **(values or {})}, x, **arguments)
+        try:
+            return module.apply({"params": params, **(values or {})}, x, **arguments)
+        except errors.FlaxError as error:
+            raise ValueError(str(error).partition(" (https:")[0]) from error
 
     return Network(lambda key: start(key)["params"], apply)
 

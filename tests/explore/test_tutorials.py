@@ -75,8 +75,8 @@ def test_a_tutorial_and_one_command(
     tutorial = importlib.import_module(f"tutorials.{module}")
     images, labels = np.asarray(digits.x).reshape(-1, 28, 28), np.asarray(digits.y)
     files = getattr(tutorial, train)(images, labels, Path.cwd(), STEPS)
-    if name != "nnx":  # pictures take most of the time
-        monkeypatch.setattr("landscape.explore.draw", lambda path: None)
+    pictures = "landscape.explore.draw" if name != "nnx" else "landscape.plots.save"
+    monkeypatch.setattr(pictures, lambda *_: None)  # they take most of the time
     words = ("--network", f"tutorials.{module}:{target}", "--loss", loss, "--solutions", *files, "--out", "out")
     assert explore(*words) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -116,8 +116,8 @@ KERAS = """
     import landscape.explore
     landscape.explore.draw = lambda path: None
     for target in ("model", "build_model"):
-        words = ["explore", "--points", "5", "--data", "mnist", "--limit", "200", "--loss", "cross_entropy", "--out", target]
-        words += ["--network", f"tutorials.keras_convnet:{target}", "--solutions", *files]
+        words = ["explore", "--points", "5", "--data", "mnist", "--limit", "200", "--loss", "cross_entropy"]
+        words += ["--out", target,"--network", f"tutorials.keras_convnet:{target}", "--solutions", *files]
         code = exit_code(lambda: dispatch(words))
         if code:
             sys.exit(code)

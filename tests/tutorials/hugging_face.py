@@ -1,4 +1,4 @@
-"""A model in the manner of Hugging Face: a configuration with defaults, `save_pretrained` into a folder of safetensors."""
+"""A model in the manner of Hugging Face: a configuration, `save_pretrained` into folders of safetensors."""
 
 import json
 from dataclasses import asdict, dataclass
