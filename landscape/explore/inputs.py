@@ -243,7 +243,7 @@ def suited(to: Given, params: Params) -> Given:
     """
     if to.problem is None or to.problem.loss not in (losses.logistic, losses.nll):
         return to
-    f = np.asarray(to.problem.network.apply(params, to.problem.data.x[:FEW]), np.float64)
+    f = np.asarray(to.problem.network.apply(params, jnp.asarray(to.problem.data.x[:FEW])), np.float64)
     if to.problem.loss is losses.nll:
         total = np.exp(np.logaddexp.reduce(f, -1))
         if np.isfinite(f).all() and not np.allclose(total, 1, atol=1e-2):

@@ -46,7 +46,7 @@ def from_keras(model: Any, values: Params | None = None) -> Network:
     names = _names(model)
     trained = [names[v.path] for v in model.trainable_variables]
     start = nested({name: jnp.asarray(v.value) for name, v in zip(trained, model.trainable_variables, strict=True)})
-    fixed = [_fixed(names[v.path], v, values) for v in model.non_trainable_variables]
+    fixed = [_fixed(names.get(v.path, ()), v, values) for v in model.non_trainable_variables]
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         outputs, _ = model.stateless_call([_at(params, name) for name in trained], fixed, x, training=False)
@@ -79,7 +79,7 @@ def nested(arrays: Mapping[Name, Any]) -> Params:
 
 
 def _fixed(name: Name, variable: Any, values: Params | None) -> Any:
-    return jnp.asarray(_at(values, name)) if values and _is_float(variable) else jnp.asarray(variable.value)
+    return jnp.asarray(_at(values, name) if values and name else variable.value)
 
 
 def _is_float(variable: Any) -> bool:
@@ -93,30 +93,36 @@ def _at(tree: Params, name: Name) -> Any:
 
 
 def _names(model: Any) -> dict[str, Name]:
-    """The name in `.weights.h5` of each variable, by the variable's own path: Keras writes numbered variables once.
+    """The name in `.weights.h5` of each floating-point variable, by the variable's own path.
 
-    Keras derives the names from its tree of layers, in ways that differ from version to version.
+    Keras derives the names from its tree of layers, in ways that differ from version to version: so it writes the
+    variables once, each filled with its number. Seeds of dropout are no part of the file.
     """
     import h5py
 
-    variables = list(model.variables)
+    variables = [v for v in model.variables if _is_float(v)]
     before = [np.asarray(v.value) for v in variables]
     try:
-        for number, variable in enumerate(variables):
-            variable.assign(np.full(variable.shape, number, variable.dtype))
+        for number, variable in enumerate(variables, 1):
+            variable.assign(np.full(variable.shape, number, np.float32))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "numbered.weights.h5")
             model.save_weights(file)
-            found: dict[int, Name] = {}
             with h5py.File(file, "r") as content:
-                content.visititems(
-                    lambda name, item: (
-                        found.update({int(np.asarray(item).flat[0]): tuple(name.split("/"))})
-                        if isinstance(item, h5py.Dataset) and item.size
-                        else None
-                    )
-                )
+                found = _numbered(content)
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
-    return {variable.path: found[number] for number, variable in enumerate(variables)}
+    return {variable.path: found[number] for number, variable in enumerate(variables, 1)}
+
+
+def _numbered(content: Any) -> dict[int, Name]:
+    """The names of the arrays of an HDF5 file, by the number that fills them."""
+    found: dict[int, Name] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if getattr(item, "size", 0):
+            found.setdefault(int(item[()].flat[0]), tuple(name.split("/")))
+
+    content.visititems(visit)
+    return found

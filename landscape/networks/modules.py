@@ -115,7 +115,8 @@ def _called(target: Any, example: Any, state: State, name: str) -> Form:
         return Form(risk=target)
     _refuse_recompute(state, name)
     if len(wanted) == 2 and not is_class:
-        return Form(Network(no_init, target))
+        apply: Any = target
+        return Form(Network(no_init, apply))
     raise ValueError(
         f"{name} takes {len(wanted)} arguments ({', '.join(p.name for p in wanted[:3])} …); wanted a factory of rngs, "
         "of a key or of nothing, or a function of (params, x)."
