@@ -125,11 +125,62 @@ def mean_of_labels(values: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(there, values, 0).sum(axes) / jnp.where(count > 0, count, 1).astype(values.dtype)
 
 
+def nll(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Negative log-likelihood −f_y of classes, where the outputs are log-probabilities (`log_softmax`).
+
+    Args:
+        outputs: Log-probabilities [N, C]; for scores take `logistic`.
+        y: Classes 0 … C − 1, integers [N].
+
+    >>> nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([1])).round(4).tolist()
+    [0.2877]
+    """
+    return -jnp.where(_one_hot(y, outputs, "nll") > 0, outputs, 0).sum(-1)
+
+
+def log_of_probability(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Cross-entropy −log f_y of classes, where the outputs are probabilities (`softmax`).
+
+    Args:
+        outputs: Probabilities [N, C]; those below the smallest positive number count as that.
+        y: Classes 0 … C − 1, integers [N].
+    """
+    return nll(jnp.log(jnp.maximum(outputs, jnp.finfo(outputs.dtype).tiny)), y)
+
+
+def bce(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Binary cross-entropy of scores, log(1 + exp(f)) − y f: the sigmoid is part of the loss.
+
+    Args:
+        outputs: Scores [N, 1], or [N, C] for C labels an example.
+        y: Labels 0 or 1, [N]; [N, C] for C labels an example, whose losses are averaged.
+
+    Raises:
+        ValueError: Labels of another shape, or other than 0 and 1.
+
+    >>> bce(jnp.zeros([2, 1]), jnp.array([0, 1])).round(4).tolist()
+    [0.6931, 0.6931]
+    """
+    y = y if jnp.ndim(y) == outputs.ndim else y[..., None]
+    if y.shape != outputs.shape:
+        raise ValueError(
+            f"bce takes as many labels an example as outputs; got outputs {outputs.shape} and labels {y.shape}.\n"
+            "  With a class an example and an output a class, take cross_entropy."
+        )
+    if not isinstance(y, Tracer) and not np.isin(y, (0, 1)).all():
+        raise ValueError(f"bce takes labels 0 and 1; got {_some(y)}.\n  For labels -1 and +1 take logistic.")
+    return optax.sigmoid_binary_cross_entropy(outputs, y).mean(-1)
+
+
 BY_NAME: dict[str, Loss] = {
     "hinge": hinge,
     "multiclass_hinge": multiclass_hinge,
     "squared": squared,
+    "mse": squared,
     "logistic": logistic,
+    "cross_entropy": logistic,
+    "nll": nll,
+    "bce": bce,
 }
 
 

@@ -40,6 +40,10 @@ class Provenance(Mapping[str, Any]):
         barriers: Exact barriers on the edges, of the training and the test risk.
         extent: The rule of the grid's extent, in words.
         state: What became of the network's state.
+        network: Class and library of the network.
+        layout: The shape in which built-in images came.
+        notes: What was switched off or kept fixed, in words.
+        files: The checkpoints of the solutions.
         gram: Inner products of the axes.
         not_finite: Number of grid points without a finite loss.
         curvature: "shown", or why it is not.
@@ -68,6 +72,10 @@ class Provenance(Mapping[str, Any]):
     barriers: Mapping[str, Any] | None = None
     extent: str | None = None
     state: str | None = None
+    network: str | None = None
+    layout: str | None = None
+    notes: str | None = None
+    files: str | None = None
     gram: Any = None
     not_finite: int | None = None
     curvature: str | None = None

@@ -14,7 +14,7 @@ from landscape.arrays import trees
 from landscape.compiler.flatten import jaxpr_hash
 from landscape.evaluation import pointwise
 from landscape.evaluation.checks import disagreement
-from landscape.explore import inputs, measures, view
+from landscape.explore import inputs, measures, named, view
 from landscape.explore.inputs import Given
 from landscape.files import atomic
 from landscape.paper import trends
@@ -24,8 +24,6 @@ from landscape.surfaces import Surface
 from landscape.training import train
 
 Params = Any
-FEW = 64
-"""Examples on which the loss is called twice before anything long starts."""
 RADIUS_POINTS = 100
 """Evaluations to choose the extent of a plane through one solution, about."""
 
@@ -86,6 +84,7 @@ def run(config: Any, run: Run) -> None:
     loaded = inputs.load_all(config, to)
     _refuse(config, to, loaded)
     example = loaded.solutions[0] if loaded.solutions else to.network_for("Training").network.init(keys[1])
+    to = inputs.suited(to, example)
     key, compiled = _fingerprint(to, example, run)
     line = Line(config, to, run, key)
     _announce(line, loaded, example, compiled)
@@ -158,7 +157,7 @@ def _fingerprint(to: Given, example: Params, run: Run) -> tuple[str, Any]:
         _refuse_wandering(traced, [np.asarray(compiled(example)) for _ in range(2)])
         return atomic.fingerprint(traced[0], run.options.precision), compiled
     network, loss, data = to.problem.network, to.problem.loss, to.problem.data
-    some = np.flatnonzero(np.asarray(data.weight))[:FEW]
+    some = np.flatnonzero(np.asarray(data.weight))[: inputs.FEW]
     few = data.taken(some)
     traced = [jaxpr_hash(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
     risk = replace(to.problem, data=few).risk
@@ -183,8 +182,11 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
     count = len(loaded.solutions) or 3 * config.triples
     views = len(_views(config, range(count)))
     source = f"({loaded.formats})" if loaded.solutions else "to train"
-    known = f"{trees.size(example):,} parameters · {count} solutions {source}"
-    run.say("explore:", f"{known} · {_what(to)} · plane {config.plane}{to.note}")
+    title = f"{to.about.title}, " if to.about.title else ""
+    known = [f"{title}{trees.size(example):,} parameters · {count} solutions {source}", *to.about.notes]
+    known.insert(1, to.about.layout or _what(to))
+    more = [_what(to)] * bool(to.about.layout) + [config.loss] * bool(to.data) + [f"plane {config.plane}"]
+    run.say("explore:", " · ".join(known) + ("\n" if to.about.layout else " · ") + " · ".join(more))
     pairs = min(count, 3) * (min(count, 3) - 1) // 2
     examples = len(to.problem.data) if to.problem else 0
     share = len(to.test.data) / examples if to.test else 0.0
@@ -213,8 +215,7 @@ def _what(to: Given) -> str:
     data, network = to.problem.data, to.problem.network
     branches = f"{network} · " if network.total > 1 else ""
     shape = " and ".join("x".join(map(str, x.shape)) or "1" for x in jax.tree.leaves(data.example))
-    loss = getattr(to.problem.loss, "__name__", "loss")
-    return f"{branches}{len(data):,} examples in R^{shape} ({data.name}) · {loss}"
+    return f"{branches}{len(data):,} examples in R^{shape} ({data.name})"
 
 
 def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Found:
@@ -263,7 +264,7 @@ def _surface(
     depends = (list(solutions), paths if config.plane == "pca" else {})
     stored = line.keep("plane", depends, compute)
     plane, grid, words = view.from_arrays(stored, solutions[0])
-    layers = inputs.further(to.problem.data) if to.problem else None
+    layers = named.further(to.problem.data) if to.problem else None
     with run.bar(f"{shown.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
         found = evaluation.surface_on(to.risk, plane, grid, run.execution(bar), layers)
     _refuse_disagreement(found)
@@ -278,7 +279,11 @@ def _surface(
         aligned=shown.aligned,
         triple=shown.triple,
         extent=words,
-        state=config.state,
+        state=to.about.state,
+        network=to.about.title or None,
+        layout=to.about.layout or None,
+        notes=" · ".join(to.about.notes) or None,
+        files=", ".join(map(str, config.solutions)) or None,
         gram=planes.gram_of(plane).tolist(),
         not_finite=int(np.count_nonzero(~np.isfinite(found.risk))),
     )

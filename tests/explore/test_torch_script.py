@@ -29,11 +29,11 @@ def files(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> l
 
 
 def test_from_a_script_to_a_report(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("--solutions", *files) == WRONG
+    assert command("--solutions", *files, "--state", "none") == WRONG
     assert "--state frozen" in capsys.readouterr().err
-    assert command("--solutions", *files, "--state", "frozen", "--out", "out") == 0
+    assert command("--solutions", *files, "--out", "out") == 0
     said = capsys.readouterr().out
-    assert "state frozen as a.pt holds it" in said
+    assert "BatchNorm frozen as a.pt holds it · dropout off" in said
     assert Path("out/report.html").stat().st_size > 1e6
     surface = ls.Surface.load("out/surface.nc")
     first = torch.load("a.pt", weights_only=True)

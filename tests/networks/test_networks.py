@@ -124,7 +124,7 @@ class Normalised(nnx.Module):
 def test_state_besides_parameters_is_refused_with_advice_or_frozen() -> None:
     with pytest.raises(ValueError, match=r"parameters only.*BatchStat(.|\n)*frozen"):
         ls.from_flax(Normalised)
-    with pytest.raises(ValueError, match=r"Rng(.|\n)*deterministic=True"):
+    with pytest.raises(ValueError, match="this one also has BatchStat"):
         ls.from_flax(lambda rngs: Normalised(rngs, dropout=True))
     with pytest.raises(ValueError, match="got 'moving'"):
         ls.from_flax(Normalised, state="moving")
