@@ -115,13 +115,12 @@ def enclosed_margins(f: Branch, data: Sample) -> tuple[Callable[..., jax.Array],
     def upper(lo: jax.Array, hi: jax.Array) -> tuple[jax.Array, Enclosure]:
         centre, half = halves(lo, hi)
         both = jax.jacfwd(lambda w, inputs: (margin(w, inputs),) * 2, has_aux=True)
-        ends = jnp.stack([lo, centre]), jnp.stack([hi, centre])
-        slope, value = jax.vmap(lambda a, b: bounds(both, Bounds(a, b), boxes))(*ends)
-        steep = jnp.maximum(jnp.abs(slope.lo[0]), jnp.abs(slope.hi[0]))
+        slope, natural = bounds(both, Bounds(lo, hi), boxes)
+        middle = bounds(margin, Bounds(centre, centre + 0.0), boxes).hi
+        steep = jnp.maximum(jnp.abs(slope.lo), jnp.abs(slope.hi))
         far = jnp.sum(steep * half[None], 1)  # nan where 0·inf: the natural bound then
-        middle = value.hi[1]
-        high = jnp.fmin(value.hi[0], middle + far + 1e-15 * (jnp.abs(middle) + len(lo) * far))
-        spread = jnp.max(slope.hi[0] - slope.lo[0], 0)
+        high = jnp.fmin(natural.hi, middle + far + 1e-15 * (jnp.abs(middle) + len(lo) * far))
+        spread = jnp.max(slope.hi - slope.lo, 0)
         none = jnp.zeros(())
         return high, Enclosure(none, none, none, none, -spread, spread)
 

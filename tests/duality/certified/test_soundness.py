@@ -240,8 +240,8 @@ CENTRE = np.array([0.37, -0.21])
 
 
 def narrow(w: jax.Array) -> jax.Array:
-    """q = 4·10⁴‖w − c‖² + 0.1."""
-    return 4e4 * jnp.sum((w - CENTRE) ** 2) + 0.1
+    """q = 4·10⁴‖w − c‖² + 0.1, as a product that intervals take for one that may be negative."""
+    return 4e4 * jnp.dot(w - CENTRE, w - CENTRE) + 0.1
 
 
 NARROW = {
