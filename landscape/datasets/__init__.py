@@ -52,6 +52,8 @@ class Dataset:
     teacher: Any = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isprintable():
+            raise ValueError(f"The name of a data set is one line of text; got {self.name!r}.")
         x, y = _inputs(self.x), _as_array(self.y)
         ones = jnp.ones if isinstance(y, jax.Array) else np.ones
         weight = ones(y.shape[:1], np.float32) if self.weight is None else _as_array(self.weight).astype(np.float32)

@@ -21,7 +21,7 @@ from landscape.losses import Loss
 from landscape.planes import Plane, check_solutions
 from landscape.planes.grids import Grid, checked, grid_around
 from landscape.problem import Problem, refuse_mixing
-from landscape.surfaces import Provenance, Surface
+from landscape.surfaces import Provenance, Surface, check_names
 
 
 def evaluate(
@@ -65,8 +65,8 @@ def evaluate(
 
     Raises:
         ValueError: Parameters that do not fit the problem or are not finite, outputs for one example that depend on the
-            others of its batch, names of layers that a file of surfaces uses itself, a grid that is not increasing, a surface
-            that does not fit the memory, or a function that is not deterministic or returns no scalars.
+            others of its batch, names of quantities that `surfaces.check_names` refuses, a grid that is not increasing, a
+            surface that does not fit the memory, or a function that is not deterministic or returns no scalars.
     """
     used = {"devices": tuple(devices)} if devices else {}
     execution = Execution(
@@ -128,6 +128,7 @@ def evaluate_stack(
     """
     execution = execution or Execution()
     grids, layers = [checked(grid) for grid in grids], layers or {}
+    check_names(layers)
     shapes = {(len(grid.a), len(grid.b)) for grid in grids}
     if not planes or len(grids) != len(planes) or len(shapes) > 1:
         raise ValueError(

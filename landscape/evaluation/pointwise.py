@@ -17,6 +17,7 @@ from landscape.files import atomic
 from landscape.files.progress import showing
 from landscape.planes import Plane
 from landscape.planes.grids import Grid
+from landscape.surfaces import check_names
 
 Risk = Callable[[Any], Any]
 
@@ -73,13 +74,14 @@ def quantities(risk: Risk, plane: Plane) -> tuple[list[str], Callable[[Any], jax
     """The names of a function's quantities, and the function that stacks them, [Q].
 
     Raises:
-        ValueError: They are not scalars.
+        ValueError: They are not scalars, or have names that a file of surfaces cannot hold.
     """
     shape = jax.eval_shape(risk, plane.origin)
     found = shape if isinstance(shape, Mapping) else {"risk": shape}
     wrong = {k: v.shape for k, v in found.items() if getattr(v, "shape", None) != ()}
     if wrong or not found:
         raise ValueError(f"risk(params) must return a scalar or a dict of scalars; got shapes {wrong or 'of nothing'}.")
+    check_names(name for name in found if name != "risk")
     return list(found), lambda params: _stacked(risk(params))
 
 

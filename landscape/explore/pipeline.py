@@ -303,4 +303,4 @@ def _say(run: Run, drawn: Sequence[Surface], barriers: Mapping[str, float]) -> N
         run.say("note", f"{missing:,} of {last.risk.size:,} points are not finite; they are masked in pictures")
     run.say("extent", last.metadata["extent"])
     if barriers:
-        run.say("barrier", " · ".join(f"{name} {height:.3g}" for name, height in barriers.items()) + " (loss units)")
+        run.say("barrier", " · ".join(f"{name} " + (f"{height:.3g}" if np.isfinite(height) else "not finite") for name, height in barriers.items()) + " (loss units)")
