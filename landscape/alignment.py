@@ -191,7 +191,9 @@ class _Outputs:
         cancels inside other branches is unknown; half the digits of the largest Σ_i |f_i| on the data are allowed.
         """
         leaves = jax.tree.leaves(self.params)
-        types = [leaf.dtype for leaf in leaves] + [jax.eval_shape(self.network.apply, self.params, _part(self.x, 0, 1)).dtype]
+        types = [leaf.dtype for leaf in leaves] + [
+            jax.eval_shape(self.network.apply, self.params, _part(self.x, 0, 1)).dtype
+        ]
         epsilon = max(float(jnp.finfo(t).eps) for t in types if jnp.issubdtype(t, jnp.floating))
         if roles is None:
             return np.full_like(size, np.sqrt(epsilon) * size.max())

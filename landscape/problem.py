@@ -224,9 +224,7 @@ def minibatch_risk(
     return (weight / jnp.where(total > 0, total, 1) * values).sum()
 
 
-def streamed_risk(
-    forward: Callable[[Params, Any], jax.Array], loss: Loss, params: Params, data: Dataset
-) -> jax.Array:
+def streamed_risk(forward: Callable[[Params, Any], jax.Array], loss: Loss, params: Params, data: Dataset) -> jax.Array:
     """Σ weight ℓ / Σ weight over all the data, in chunks of examples.
 
     Args:

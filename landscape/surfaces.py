@@ -108,8 +108,8 @@ def check_names(names: Iterable[Any]) -> None:
     """Refuse names of quantities beside the risk that a file of surfaces cannot hold.
 
     Raises:
-        ValueError: A name that is no text or empty, that a file of surfaces uses itself, or with a slash or a dot alone,
-            which name places in a file.
+        ValueError: A name that is no text or empty, that a file of surfaces uses itself, or that has a slash or is a
+            dot, which name places in a file.
     """
     for name in names:
         if not isinstance(name, str) or not name.strip(" .") or not name.isprintable() or "/" in name or name in TAKEN:
@@ -282,7 +282,7 @@ def _attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as netCDF attributes: numbers and text as they are, the rest as JSON."""
     plain = {k: v for k, v in atomic.plain(metadata).items() if v is not None}
     return {
-        k: v if isinstance(v, int | float) and not isinstance(v, bool) or _is_plain_text(v) else json.dumps(v)
+        k: v if (isinstance(v, int | float) and not isinstance(v, bool)) or _is_plain_text(v) else json.dumps(v)
         for k, v in plain.items()
     }
 

@@ -91,9 +91,7 @@ def _traced(branch: Network, one: trees.Signature, of: trees.Signature, *_contex
 
 
 @lru_cache(64)
-def _staged(
-    branch: Network, one: trees.Signature, of: trees.Signature, inference: bool, *context: Any
-) -> StagedBranch:
+def _staged(branch: Network, one: trees.Signature, of: trees.Signature, inference: bool, *context: Any) -> StagedBranch:
     return staged(_traced(branch, one, of, *context), inference, len(of.shapes))
 
 

@@ -31,8 +31,7 @@ class Dataset:
     """Examples, labels and weights. As a pytree it is (x, y, weight); inside `jit` its values are not checked again.
 
     Attributes:
-        x: Examples [N, ...]; of a network with several inputs a dictionary or a tuple of such arrays. Arrays mapped from
-            files (`np.memmap`) stay there until they are needed.
+        x: Examples [N, ...]; of several inputs a dictionary or a tuple of arrays. A `np.memmap` stays in its file.
         y: Labels [N] (or targets [N, ...]).
         weight: Weight of each example [N], float32; 1 when None, 0 for padding.
         name: What `repr` and run directories call it.

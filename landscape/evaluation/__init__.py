@@ -65,8 +65,8 @@ def evaluate(
 
     Raises:
         ValueError: Parameters that do not fit the problem or are not finite, outputs for one example that depend on the
-            others of its batch, names of quantities that `surfaces.check_names` refuses, a grid that is not increasing, a
-            surface that does not fit the memory, or a function that is not deterministic or returns no scalars.
+            others of its batch, names that `surfaces.check_names` refuses, a grid that does not increase, a surface
+            that does not fit the memory, or a function that is not deterministic or returns no scalars.
     """
     used = {"devices": tuple(devices)} if devices else {}
     execution = Execution(
@@ -140,8 +140,12 @@ def evaluate_stack(
         _refuse_misfit(problem, plane)
     losses, counted = {"risk": problem.loss, **layers}, problem.on_support
     refuse_mixing(problem.network, planes[0].origin, counted.data.x)
+    with jax.default_matmul_precision(execution.precision):
+        tile = sharded.plan_for(counted, planes[0], grids[0], execution).tile
+    checked_at = checks.check_anchors(counted, planes, list(losses.values()), tile, execution)
+    for found in checked_at:
+        checks.refuse_disagreement(found)
     sums = sharded.stack_means(counted, planes, grids, list(losses.values()), execution)
-    checked_at = checks.check_anchors(counted, planes, list(losses.values()), sums.plan.tile, execution)
     about = replace(
         _about(planes[0], execution),
         branches=problem.network.total,
@@ -263,8 +267,9 @@ def profiles(
 @partial(jax.jit, static_argnums=0)
 def _of_function_along(risk: Callable[[Any], Any], starts: Any, ends: Any, t: jax.Array) -> Any:
     def segment(pair: tuple[Any, Any]) -> Any:
-        step = trees.subtract(pair[1], pair[0])
-        return lax.map(lambda s: risk(trees.axpy(s, step, pair[0])), t)
+        start, end = map(trees.widened, pair)
+        step = trees.subtract(end, start)
+        return lax.map(lambda s: risk(trees.axpy(s, step, start)), t)
 
     return lax.map(segment, (starts, ends))
 
@@ -276,5 +281,6 @@ def _along(points: int) -> Grid:
 
 
 def _line(start: Any, end: Any) -> Plane:
-    step = trees.subtract(end, start)
+    start = trees.widened(start)
+    step = trees.subtract(trees.widened(end), start)
     return Plane(start, step, jax.tree.map(jnp.zeros_like, step), np.zeros((0, 2)), "line")

@@ -10,7 +10,7 @@ from jax import lax
 
 from landscape.arrays import hardware
 from landscape.arrays.trees import Affine
-from landscape.compiler.flatten import jaxpr_hash
+from landscape.compiler.flatten import coarsest, jaxpr_hash
 from landscape.evaluation import checks
 from landscape.evaluation.execution import Execution
 from landscape.files import atomic
@@ -107,7 +107,8 @@ def check_function(risk: Risk, plane: Plane, execution: Execution) -> tuple[np.n
         looped = np.asarray(point_loop(risk)(points, plane.affine))
     first = sorted(range(len(names)), key=lambda k: names[k] != drawn(names))
     one, again, loop = (run[:, first] for run in (once, twice, looped))
-    found = checks.agreement((one, again), loop, [once.dtype], 0, execution.precision)
+    computed = coarsest(jax.make_jaxpr(lambda w: values(w))(plane.origin))
+    found = checks.agreement((one, again), loop, [once.dtype, computed], 0, execution.precision)
     if checks.disagreement(found):
         other = loop if found["deterministic"] else again
         raise ValueError(

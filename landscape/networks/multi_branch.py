@@ -49,7 +49,7 @@ def one_example(network: Network, params: Params, example: Any) -> Callable[[Par
         return lambda w, x: network.apply(w, jax.tree.map(lambda t: t[None], x)).reshape(shape)
     alone = _shape(network, params, jax.tree.map(_as_shape, example))
     if isinstance(alone, Exception):
-        raise next((error for error in (*found, alone) if isinstance(error, Exception)))
+        raise next(error for error in (*found, alone) if isinstance(error, Exception))
     if math.prod(alone) != max((*alone, 1)):
         raise ValueError(
             f"A network must map a batch [N, ...] to outputs [N, ...], or one example to a vector; this one maps a "

@@ -84,8 +84,9 @@ def train(
 
     Raises:
         ArithmeticError: The risk is no longer finite.
-        ValueError: Outputs for one example that depend on the others of its batch, no steps, a batch larger than the examples of positive weight, keys that are not [S], a stored state
-            of other inputs, or a seed that does not fit the memory.
+        ValueError: Outputs for one example that depend on the others of its batch, no steps, a batch larger than the
+            examples of positive weight, keys that are not [S], a stored state of other inputs, or a seed that does not
+            fit the memory.
     """
     problem = problem.on_support
     _check(problem, keys, steps, batch_size, record)
