@@ -1,7 +1,7 @@
 """The loss on a plane as a record, and the files that hold it."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     import xarray
 
 __all__ = ["Grid", "Provenance", "Surface", "grid_around", "load_stack", "save_stack"]
+
+
+TAKEN = frozenset(
+    "a b risk anchor anchor_a anchor_b anchor_risk surface point_a point_b branches triple plane metadata".split()
+)
+"""Names that a file of surfaces uses itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +110,21 @@ class Provenance(Mapping[str, Any]):
         return len(self._known())
 
 
+def check_names(names: Iterable[Any]) -> None:
+    """Refuse names of quantities beside the risk that a file of surfaces cannot hold.
+
+    Raises:
+        ValueError: A name that is no text or empty, that a file of surfaces uses itself, or that has a slash or is a
+            dot, which name places in a file.
+    """
+    for name in names:
+        if not isinstance(name, str) or not name.strip(" .") or not name.isprintable() or "/" in name or name in TAKEN:
+            raise ValueError(
+                f"A quantity of a surface cannot be called {name!r}: names are text without slashes, other than "
+                f"{', '.join(sorted(TAKEN))}.\n  Call it otherwise, train_accuracy for example."
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Surface:
     """A quantity on a grid of a plane.
@@ -117,7 +138,7 @@ class Surface:
         metadata: Its `Provenance`; any mapping is taken.
 
     Raises:
-        ValueError: Arrays that do not fit the grid.
+        ValueError: Arrays that do not fit the grid, or names that `check_names` refuses.
 
     >>> Surface(Grid(np.arange(3.0), np.arange(2.0)), np.zeros([3, 2]))
     Surface(3 x 2 points, risk 0 to 0)
@@ -133,6 +154,7 @@ class Surface:
     def __post_init__(self) -> None:
         grid = checked(self.grid)
         shape = (len(grid.a), len(grid.b))
+        check_names(self.layers)
         arrays = {"risk": np.asarray(self.risk), **{k: np.asarray(v) for k, v in self.layers.items()}}
         for name, array in arrays.items():
             if array.shape != shape:
@@ -266,14 +288,19 @@ def _attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as netCDF attributes: numbers and text as they are, the rest as JSON."""
     plain = {k: v for k, v in atomic.plain(metadata).items() if v is not None}
     return {
-        k: v if isinstance(v, str | int | float) and not isinstance(v, bool) else json.dumps(v)
+        k: v if (isinstance(v, int | float) and not isinstance(v, bool)) or _is_plain_text(v) else json.dumps(v)
         for k, v in plain.items()
     }
+
+
+def _is_plain_text(value: Any) -> bool:
+    """Whether a value is text that is not taken for JSON when it is read."""
+    return isinstance(value, str) and value[:1] not in ("", "{", "[", '"') and value not in ("true", "false")
 
 
 def _restored(attributes: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in attributes.items():
-        text = isinstance(value, str) and (value[:1] in "{[" or value in {"true", "false"}) and value
+        text = isinstance(value, str) and not _is_plain_text(value) and value
         found[str(key)] = json.loads(value) if text else value.item() if isinstance(value, np.generic) else value
     return found

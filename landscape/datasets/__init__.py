@@ -31,8 +31,7 @@ class Dataset:
     """Examples, labels and weights. As a pytree it is (x, y, weight); inside `jit` its values are not checked again.
 
     Attributes:
-        x: Examples [N, ...]; of a network with several inputs a dictionary or a tuple of such arrays. Arrays
-            mapped from files (`np.memmap`) stay there until they are needed.
+        x: Examples [N, ...]; of several inputs a dictionary or a tuple of arrays. A `np.memmap` stays in its file.
         y: Labels [N] (or targets [N, ...]).
         weight: Weight of each example [N], float32; 1 when None, 0 for padding.
         name: What `repr` and run directories call it.
@@ -52,6 +51,8 @@ class Dataset:
     teacher: Any = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isprintable():
+            raise ValueError(f"The name of a data set is one line of text; got {self.name!r}.")
         x, y = _inputs(self.x), _as_array(self.y)
         ones = jnp.ones if isinstance(y, jax.Array) else np.ones
         weight = ones(y.shape[:1], np.float32) if self.weight is None else _as_array(self.weight).astype(np.float32)

@@ -21,7 +21,7 @@ from landscape.losses import Loss
 from landscape.planes import Plane, check_solutions
 from landscape.planes.grids import Grid, checked, grid_around
 from landscape.problem import Problem, refuse_mixing
-from landscape.surfaces import Provenance, Surface
+from landscape.surfaces import Provenance, Surface, check_names
 
 
 def evaluate(
@@ -65,8 +65,8 @@ def evaluate(
 
     Raises:
         ValueError: Parameters that do not fit the problem or are not finite, outputs for one example that depend on the
-            others of its batch, names of layers that a file of surfaces uses itself, a grid that is not increasing, a
-            surface that does not fit the memory, or a function that is not deterministic or returns no scalars.
+            others of its batch, names that `surfaces.check_names` refuses, a grid that does not increase, a surface
+            that does not fit the memory, or a function that is not deterministic or returns no scalars.
     """
     used = {"devices": tuple(devices)} if devices else {}
     execution = Execution(
@@ -117,6 +117,7 @@ def evaluate_stack(
     """
     execution = execution or Execution()
     grids, layers = [checked(grid) for grid in grids], layers or {}
+    check_names(layers)
     shapes = {(len(grid.a), len(grid.b)) for grid in grids}
     if not planes or len(grids) != len(planes) or len(shapes) > 1:
         raise ValueError(
@@ -128,8 +129,12 @@ def evaluate_stack(
         _refuse_misfit(problem, plane)
     losses, counted = {"risk": problem.loss, **layers}, problem.on_support
     refuse_mixing(problem.network, planes[0].origin, counted.data.x)
+    with jax.default_matmul_precision(execution.precision):
+        tile = sharded.plan_for(counted, planes[0], grids[0], execution).tile
+    checked_at = checks.check_anchors(counted, planes, list(losses.values()), tile, execution)
+    for found in checked_at:
+        checks.refuse_disagreement(found)
     sums = sharded.stack_means(counted, planes, grids, list(losses.values()), execution)
-    checked_at = checks.check_anchors(counted, planes, list(losses.values()), sums.plan.tile, execution)
     about = replace(
         _about(planes[0], execution),
         branches=problem.network.total,
@@ -251,8 +256,9 @@ def profiles(
 @partial(jax.jit, static_argnums=0)
 def _of_function_along(risk: Callable[[Any], Any], starts: Any, ends: Any, t: jax.Array) -> Any:
     def segment(pair: tuple[Any, Any]) -> Any:
-        step = trees.subtract(pair[1], pair[0])
-        return lax.map(lambda s: risk(trees.axpy(s, step, pair[0])), t)
+        start, end = map(trees.widened, pair)
+        step = trees.subtract(end, start)
+        return lax.map(lambda s: risk(trees.axpy(s, step, start)), t)
 
     return lax.map(segment, (starts, ends))
 
@@ -264,5 +270,6 @@ def _along(points: int) -> Grid:
 
 
 def _line(start: Any, end: Any) -> Plane:
-    step = trees.subtract(end, start)
+    start = trees.widened(start)
+    step = trees.subtract(trees.widened(end), start)
     return Plane(start, step, jax.tree.map(jnp.zeros_like, step), np.zeros((0, 2)), "line")

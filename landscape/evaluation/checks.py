@@ -37,13 +37,13 @@ def agreement(
     Args:
         runs: The same program run twice, [..., Q].
         other: The same quantities computed in another way, [..., Q].
-        dtypes: Types of the outputs; the coarsest sets the tolerance, the square root of its rounding.
+        dtypes: Types in which it is computed; the coarsest sets the tolerance, the square root of its rounding.
         examples: Examples that entered.
         precision: Of matrix products.
 
     Returns:
         deterministic; max_difference of the first quantity (its units); relative_difference, the largest of all
-        quantities against their size or 1; tolerance of the latter; examples.
+        quantities against their size or 1; tolerance of the latter; rounding, the coarsest type; examples.
     """
     one, again = (np.asarray(run, np.float64) for run in runs)
     other = np.asarray(other, np.float64)
@@ -51,12 +51,14 @@ def agreement(
         away = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, np.abs(one - other))
     away = np.where(np.isnan(away), np.inf, away).reshape(-1, one.shape[-1])
     sizes = np.abs(np.where(np.isfinite(other), other, 0.0)).reshape(away.shape).max(0, initial=1.0)
-    rounding = max(PRODUCTS.get(precision, 0.0), *(float(jnp.finfo(dtype).eps) for dtype in dtypes))
+    coarsest = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
+    rounding = max(PRODUCTS.get(precision, 0.0), float(jnp.finfo(coarsest).eps))
     return {
         "deterministic": bool(np.array_equal(one, again, equal_nan=True)),
         "max_difference": float(away[:, 0].max()),
         "relative_difference": float((away / sizes).max()),
         "tolerance": float(np.sqrt(rounding)),
+        "rounding": str(jnp.dtype(coarsest)),
         "examples": examples,
     }
 
@@ -68,9 +70,22 @@ def disagreement(found: Mapping[str, Any]) -> str:
     if found["relative_difference"] > found["tolerance"]:
         return (
             f"the surface and a direct evaluation at the same parameters differ by {found['relative_difference']:.1e} "
-            f"(relative); rounding explains {found['tolerance']:.0e}"
+            f"(relative); rounding of {found.get('rounding', 'float32')} explains {found['tolerance']:.0e}"
         )
     return ""
+
+
+def refuse_disagreement(found: Mapping[str, Any]) -> None:
+    """Refuse a loss that is not one function of the parameters.
+
+    Raises:
+        ValueError: `disagreement` finds something.
+    """
+    if wrong := disagreement(found):
+        raise ValueError(
+            f"The loss is not one function of the parameters: {wrong}; a surface needs a deterministic function.\n"
+            "  Fix its random keys, switch dropout and augmentation off."
+        )
 
 
 Forward = Callable[..., jax.Array]
@@ -134,12 +149,11 @@ def check_anchors(
     exact = means("highest") if execution.precision != "highest" else None
     with jax.default_matmul_precision(execution.precision):
         expected = [directly(plainly, first, *at) for at in zip(planes, points, strict=True)]
-        branches = staged.stage(problem.network, planes[0].origin, sharded.example_of(problem, planes[0]), True)
-    dtypes = [planes[0].float_type, *(branch.closed.jaxpr.outvars[0].aval.dtype for branch in branches)]
+        coarsest = staged.rounding(problem.network, planes[0].origin, sharded.example_of(problem, planes[0]))
     found = []
     for k in range(len(planes)):
         runs = once[k, 0][:, None], twice[k, 0][:, None]
-        known = agreement(runs, expected[k][:, None], dtypes, count, execution.precision)
+        known = agreement(runs, expected[k][:, None], [coarsest], count, execution.precision)
         known["deterministic"] &= bool(np.array_equal(once[k], twice[k], equal_nan=True))
         error = {} if exact is None else {"precision_error": float(np.abs(once[k, 0] - exact[k, 0]).max())}
         found.append(known | error)

@@ -10,13 +10,14 @@ from jax import lax
 
 from landscape.arrays import hardware
 from landscape.arrays.trees import Affine
-from landscape.compiler.flatten import jaxpr_hash
+from landscape.compiler.flatten import coarsest, jaxpr_hash
 from landscape.evaluation import checks
 from landscape.evaluation.execution import Execution
 from landscape.files import atomic
 from landscape.files.progress import showing
 from landscape.planes import Plane
 from landscape.planes.grids import Grid
+from landscape.surfaces import check_names
 
 Risk = Callable[[Any], Any]
 
@@ -73,13 +74,14 @@ def quantities(risk: Risk, plane: Plane) -> tuple[list[str], Callable[[Any], jax
     """The names of a function's quantities, and the function that stacks them, [Q].
 
     Raises:
-        ValueError: They are not scalars.
+        ValueError: They are not scalars, or have names that a file of surfaces cannot hold.
     """
     shape = jax.eval_shape(risk, plane.origin)
     found = shape if isinstance(shape, Mapping) else {"risk": shape}
     wrong = {k: v.shape for k, v in found.items() if getattr(v, "shape", None) != ()}
     if wrong or not found:
         raise ValueError(f"risk(params) must return a scalar or a dict of scalars; got shapes {wrong or 'of nothing'}.")
+    check_names(name for name in found if name != "risk")
     return list(found), lambda params: _stacked(risk(params))
 
 
@@ -105,7 +107,8 @@ def check_function(risk: Risk, plane: Plane, execution: Execution) -> tuple[np.n
         looped = np.asarray(point_loop(risk)(points, plane.affine))
     first = sorted(range(len(names)), key=lambda k: names[k] != drawn(names))
     one, again, loop = (run[:, first] for run in (once, twice, looped))
-    found = checks.agreement((one, again), loop, [once.dtype], 0, execution.precision)
+    computed = coarsest(jax.make_jaxpr(lambda w: values(w))(plane.origin))
+    found = checks.agreement((one, again), loop, [once.dtype, computed], 0, execution.precision)
     if checks.disagreement(found):
         other = loop if found["deterministic"] else again
         raise ValueError(

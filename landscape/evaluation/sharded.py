@@ -149,9 +149,8 @@ def shard_shapes(params: Any, shards: int) -> trees.Signature:
 
 def example_of(problem: Problem, plane: Plane) -> Any:
     """Shape and type of one example, as the grid loop takes it."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, _as_floats(x.dtype, plane.float_type)), problem.data.example
-    )
+    floats = plane.float_type
+    return jax.tree.map(lambda x: x.update(dtype=_as_floats(x.dtype, floats)), problem.data.example)
 
 
 def _as_floats(dtype: Any, wanted: Any) -> Any:
@@ -342,8 +341,8 @@ def _kept(inputs: DeviceInputs, planes: Sequence[Plane], grids: Sequence[Grid], 
 
 def _block(problem: Problem, layout: ExampleLayout, i: int, dtype: Any) -> tuple[Any, ...]:
     """Examples of block i on the host, the last block padded with examples of weight zero."""
-    part = slice(i * layout.block, (i + 1) * layout.block)
-    x, y, weight = jax.tree.map(lambda t: np.asarray(t[part]), (problem.data.x, problem.data.y, problem.data.weight))
+    part = problem.data.taken(slice(i * layout.block, (i + 1) * layout.block))
+    x, y, weight = jax.tree.map(np.asarray, (part.x, part.y, part.weight))
     rest = layout.block - len(y)
 
     def padded(t: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from landscape import convexity, evaluation, planes, report, surfaces
 from landscape.arrays import trees
 from landscape.compiler.flatten import jaxpr_hash
 from landscape.evaluation import pointwise
-from landscape.evaluation.checks import disagreement
 from landscape.explore import inputs, measures, named, view
 from landscape.explore.inputs import Given
 from landscape.files import atomic
@@ -267,7 +266,6 @@ def _surface(
     layers = named.further(to.problem.data) if to.problem else None
     with run.bar(f"{shown.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
         found = evaluation.surface_on(to.risk, plane, grid, run.execution(bar), layers)
-    _refuse_disagreement(found)
     more = dict(found.layers)
     if to.test:
         tested = evaluation.surface_on(to.test, plane, grid, run.execution(), layers)
@@ -290,22 +288,22 @@ def _surface(
     return plane, replace(found, layers=more).noting(about)
 
 
-def _refuse_disagreement(surface: Surface) -> None:
-    wrong = disagreement(surface.metadata["checks"])
-    if wrong:
-        raise ValueError(
-            f"The loss is not one function of the parameters: {wrong}; a surface needs a deterministic function.\n"
-            "  Fix its random keys, switch dropout and augmentation off."
-        )
-
-
 def _say(run: Run, drawn: Sequence[Surface], barriers: Mapping[str, float]) -> None:
     last = drawn[-1]
     difference = max(surface.metadata["checks"]["max_difference"] for surface in drawn)
-    run.say("check", f"anchors equal direct evaluation (max difference {difference:.0e}) · loss deterministic")
+    types = {surface.metadata["checks"].get("rounding", "float32") for surface in drawn} - {"float32", "float64"}
+    words = "".join(f", rounding of {name}" for name in sorted(types))
+    run.say("check", f"anchors equal direct evaluation (max difference {difference:.0e}{words}) · loss deterministic")
     if last.metadata["not_finite"]:
         missing = last.metadata["not_finite"]
         run.say("note", f"{missing:,} of {last.risk.size:,} points are not finite; they are masked in pictures")
     run.say("extent", last.metadata["extent"])
     if barriers:
-        run.say("barrier", " · ".join(f"{name} {height:.3g}" for name, height in barriers.items()) + " (loss units)")
+        run.say(
+            "barrier",
+            " · ".join(
+                f"{name} " + (f"{height:.3g}" if np.isfinite(height) else "not finite")
+                for name, height in barriers.items()
+            )
+            + " (loss units)",
+        )

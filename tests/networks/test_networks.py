@@ -14,6 +14,7 @@ from flax import nnx
 import landscape as ls
 from landscape import networks
 from landscape.networks import MultiBranch, Network, one_example
+from landscape.problem import refuse_mixing
 
 
 def batch(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -94,13 +95,16 @@ def test_modules_for_one_example_and_for_a_batch(alone: bool) -> None:
     np.testing.assert_allclose(jax.jit(network.apply)(w, x), expected, rtol=2e-5, atol=1e-6)
 
 
-def test_work_along_the_first_axis_of_one_example_is_not_taken_for_a_batch() -> None:
+def test_work_along_the_first_axis_of_one_example_is_refused_or_mapped() -> None:
     rng = seeds.generator()
-    network = Network(lambda key: jnp.zeros((4, 3)), lambda w, x: jax.nn.softmax(x @ w, axis=0))
     w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4, 3), (5, 4)))
+    network = Network(lambda key: jnp.zeros((4, 3)), lambda w, x: jax.nn.softmax(x @ w, axis=0))
+    with pytest.raises(ValueError, match=r"depend on the other examples(.|\n)*jax.vmap"):
+        refuse_mixing(MultiBranch(network, 1), w[None], x)
+    mapped = MultiBranch(network._replace(apply=jax.vmap(network.apply, (None, 0))), 1)
+    refuse_mixing(mapped, w[None], x)
     scores = np.exp(np.asarray(x, float) @ np.asarray(w, float))
-    found = MultiBranch(network, 1).apply(w[None], x)
-    np.testing.assert_allclose(found, scores / scores.sum(1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(mapped.apply(w[None], x), scores / scores.sum(1, keepdims=True), rtol=1e-5)
 
 
 def test_outputs_that_are_no_vector_are_refused() -> None:
