@@ -335,15 +335,14 @@ def _kept(inputs: DeviceInputs, planes: Sequence[Plane], grids: Sequence[Grid], 
     layout, options = inputs.layout, inputs.options
     sizes = (*options["tile"], execution.precision, layout.blocks, dict(layout.mesh.shape))
     where = [(tuple(plane.affine), tuple(grid)) for plane, grid in zip(planes, grids, strict=True)]
-    computed = fingerprint(inputs.problem, options["losses"])
-    return atomic.Blocks(execution.directory, atomic.fingerprint(computed, where, sizes))
+    key = atomic.fingerprint(fingerprint(inputs.problem, options["losses"]), where, sizes)
+    return atomic.Blocks(execution.directory, key)
 
 
 def _block(problem: Problem, layout: ExampleLayout, i: int, dtype: Any) -> tuple[Any, ...]:
     """Examples of block i on the host, the last block padded with examples of weight zero."""
     part = problem.data.taken(slice(i * layout.block, (i + 1) * layout.block))
-    x, y, weight = jax.tree.map(np.asarray, (part.x, part.y, part.weight))
-    rest = layout.block - len(y)
+    (x, y, weight), rest = jax.tree.map(np.asarray, (part.x, part.y, part.weight)), layout.block - len(part.y)
 
     def padded(t: np.ndarray) -> np.ndarray:
         return np.pad(t.astype(_as_floats(t.dtype, dtype)), [(0, rest)] + [(0, 0)] * (t.ndim - 1), mode="edge")
