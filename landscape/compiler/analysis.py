@@ -32,6 +32,8 @@ CONSTANT, AFFINE, NONLINEAR = 0, 1, 2
 """Stages: independent of the plane; a triple (o, u, v); known only at a grid point."""
 
 
+STILL = frozenset("reshape squeeze transpose broadcast_in_dim slice convert_element_type copy".split())
+"""Without arithmetic: values lie otherwise afterwards."""
 OUTPUTS = "outputs"
 """The name of what the last step gives."""
 
@@ -300,6 +302,8 @@ def _operations(step: Step) -> int:
 
 
 def _count(e: Equation) -> int:
+    if e.primitive.name in STILL:
+        return 0
     size = sum(map(_size, e.outvars))
     if e.primitive.name == "dot_general":
         return 2 * size * _contracted(e)
