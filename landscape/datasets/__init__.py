@@ -60,8 +60,8 @@ class Dataset:
         if len(lengths) != 1 or lengths & {(), (0,)} or weight.ndim != 1 or not jax.tree.leaves(x):
             shapes = {"x": jax.tree.map(np.shape, x), "y": y.shape, "weight": weight.shape}
             raise ValueError(
-                f"A data set needs x [N, ...] (several inputs: a dictionary or tuple of arrays), y [N] and weight [N], "
-                f"one or more of each; got {shapes}."
+                f"A data set needs x [N, ...], y [N] and weight [N], one or more of each; got {shapes}.\n"
+                "  Several inputs are a dictionary or a tuple of arrays x."
             )
         for name, array in {"x": x, "y": y, "weight": weight}.items():
             for leaf in jax.tree.leaves(array):

@@ -149,8 +149,7 @@ def shard_shapes(params: Any, shards: int) -> trees.Signature:
 
 def example_of(problem: Problem, plane: Plane) -> Any:
     """Shape and type of one example, as the grid loop takes it."""
-    floats = plane.float_type
-    return jax.tree.map(lambda x: x.update(dtype=_as_floats(x.dtype, floats)), problem.data.example)
+    return jax.tree.map(lambda x: x.update(dtype=_as_floats(x.dtype, plane.float_type)), problem.data.example)
 
 
 def _as_floats(dtype: Any, wanted: Any) -> Any:
