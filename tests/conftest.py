@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -44,6 +45,6 @@ def let_compiled_programs_go() -> Iterator[None]:
         gc.collect()
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say how to draw the same random numbers again."""
     terminalreporter.write_line(f"seed {seeds.SEED}: LANDSCAPE_SEED={seeds.SEED} pytest draws the same again")
