@@ -129,12 +129,10 @@ def evaluate_stack(
         _refuse_misfit(problem, plane)
     losses, counted = {"risk": problem.loss, **layers}, problem.on_support
     refuse_mixing(problem.network, planes[0].origin, counted.data.x)
-    with jax.default_matmul_precision(execution.precision):
-        tile = sharded.plan_for(counted, planes[0], grids[0], execution).tile
-    checked_at = checks.check_anchors(counted, planes, list(losses.values()), tile, execution)
+    sums = sharded.stack_means(counted, planes, grids, list(losses.values()), execution)
+    checked_at = checks.check_anchors(counted, planes, list(losses.values()), sums.plan.tile, execution)
     for found in checked_at:
         checks.refuse_disagreement(found)
-    sums = sharded.stack_means(counted, planes, grids, list(losses.values()), execution)
     about = replace(
         _about(planes[0], execution),
         branches=problem.network.total,
