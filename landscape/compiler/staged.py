@@ -87,12 +87,19 @@ def _one(params: Tree) -> trees.Signature:
 @lru_cache(32)
 def _traced(branch: Network, one: trees.Signature, of: trees.Signature, *_context: Any) -> jcore.ClosedJaxpr:
     params, example = one.tree(), of.tree()
-    return jax.make_jaxpr(one_example(branch, params, example))(params, example)
+    with _no_mesh():
+        return jax.make_jaxpr(one_example(branch, params, example))(params, example)
 
 
 @lru_cache(64)
 def _staged(branch: Network, one: trees.Signature, of: trees.Signature, inference: bool, *context: Any) -> StagedBranch:
-    return staged(_traced(branch, one, of, *context), inference, len(of.shapes))
+    with _no_mesh():
+        return staged(_traced(branch, one, of, *context), inference, len(of.shapes))
+
+
+def _no_mesh() -> Any:
+    """A kept trace belongs to no mesh: it is used on several."""
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
 
 
 def staged(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1) -> StagedBranch:

@@ -128,7 +128,8 @@ def evaluate_stack(
         check_solutions(plane.origin, plane.u, plane.v)
         _refuse_misfit(problem, plane)
     losses, counted = {"risk": problem.loss, **layers}, problem.on_support
-    refuse_mixing(problem.network, planes[0].origin, counted.data.x)
+    with jax.default_matmul_precision(execution.precision):
+        refuse_mixing(problem.network, planes[0].origin, counted.data.x)
     sums = sharded.stack_means(counted, planes, grids, list(losses.values()), execution)
     checked_at = checks.check_anchors(counted, planes, list(losses.values()), sums.plan.tile, execution)
     for found in checked_at:
