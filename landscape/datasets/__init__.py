@@ -99,7 +99,7 @@ class Dataset:
         kept = np.flatnonzero(scaled)
         if np.array_equal(weight, scaled) and len(kept) == len(weight):
             return self
-        return replace(self.taken(kept), weight=scaled[kept])
+        return replace(self.taken(kept), weight=scaled[kept], teacher=self.teacher)
 
     def taken(self, which: Any) -> "Dataset":
         """The examples at positions, or in a slice, of one or more."""
