@@ -27,6 +27,7 @@ from landscape import evaluation
 from landscape.bench.cases import Case, problem_of
 from landscape.bench.ceilings import arithmetic_peak
 from landscape.evaluation import sharded
+from landscape.evaluation.execution import Execution
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -60,8 +61,8 @@ def setting(case: Case, points: int) -> Setting:
 def ours(s: Setting, devices: int | None = None) -> Callable[[], np.ndarray]:
     """The package, as a user calls it (without the self-checks, which do not grow with the grid)."""
     used = tuple(jax.local_devices()[:devices])
-    settings = sharded.Settings("highest", None, None, used, None, False, lambda: None)
-    return lambda: sharded.problem_means(s.problem, s.plane, s.grid, [s.problem.loss], settings).values[0]
+    execution = Execution(devices=used)
+    return lambda: sharded.problem_means(s.problem, s.plane, s.grid, [s.problem.loss], execution).values[0]
 
 
 def point_by_point(s: Setting, some: np.ndarray) -> Callable[[], np.ndarray]:

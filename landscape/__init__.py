@@ -34,6 +34,7 @@ _HOMES = {
     "MultiBranch": "networks",
     "from_flax": "networks",
     "from_linen": "networks",
+    "from_torch": "networks",
     "Problem": "problem",
     "Solutions": "training.solutions",
     "train": "training",

@@ -16,9 +16,10 @@ import landscape
 from landscape import runs
 from landscape.cli import commands
 from landscape.files import atomic
+from landscape.runs import record
 
 DONE, FAILED, WRONG, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
-WRONG_USE = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+WRONG_USE = record.REFUSALS
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 

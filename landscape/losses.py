@@ -15,6 +15,9 @@ from jax.core import Tracer
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
+IGNORED = -100
+"""The label of what has no part in a mean over the labels of an example, such as padding; PyTorch's number."""
+
 
 @overload
 def tau_hinge(*, tau: float = 1.0) -> Loss: ...
@@ -90,23 +93,94 @@ def squared(outputs: jax.Array, y: jax.Array) -> jax.Array:
 def logistic(outputs: jax.Array, y: jax.Array) -> jax.Array:
     """Logistic loss log(1 + exp(−y f)) for one output and labels ±1; softmax cross-entropy for classes 0 … C − 1.
 
+    With several labels an example, one a token say, it is their mean over those that are not `IGNORED`, −100; and 0
+    where all are: such an example is left out of a risk by its weight 0.
+
     Args:
-        outputs: [N, C].
-        y: Labels −1 or +1 when C = 1, else integer classes, [N].
+        outputs: [N, C], or [N, ..., C] with several labels an example.
+        y: Labels −1 or +1 when C = 1, else integer classes, [N] or [N, ...].
 
     >>> [round(v, 4) for v in logistic(jnp.zeros([2, 1]), jnp.array([1, -1])).tolist()]
     [0.6931, 0.6931]
     """
     if outputs.shape[-1] == 1:
         return optax.sigmoid_binary_cross_entropy(_only(outputs, y, "logistic"), (1 + _signs(y, "logistic")) / 2)
-    return optax.safe_softmax_cross_entropy(outputs, _one_hot(y, outputs, "logistic"))
+    return mean_of_labels(optax.safe_softmax_cross_entropy(outputs, _one_hot(y, outputs, "logistic", True)), y)
+
+
+def mean_of_labels(values: jax.Array, y: jax.Array) -> jax.Array:
+    """The mean over all labels of an example that are not `IGNORED`, [N]; 0 where all are.
+
+    Args:
+        values: One a label, [N, ...].
+        y: Labels [N, ...].
+
+    >>> mean_of_labels(jnp.array([[2.0, 4.0, 9.0]]), jnp.array([[1, 0, -100]])).tolist()
+    [3.0]
+    """
+    there, axes = y != IGNORED, tuple(range(1, jnp.ndim(y)))
+    if not axes:
+        return jnp.where(there, values, 0)
+    count = there.sum(axes)
+    return jnp.where(there, values, 0).sum(axes) / jnp.where(count > 0, count, 1).astype(values.dtype)
+
+
+def nll(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Negative log-likelihood −f_y of classes, where the outputs are log-probabilities (`log_softmax`).
+
+    Args:
+        outputs: Log-probabilities [N, C]; for scores take `logistic`.
+        y: Classes 0 … C − 1, integers [N].
+
+    >>> nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([1])).round(4).tolist()
+    [0.2877]
+    """
+    return -jnp.where(_one_hot(y, outputs, "nll") > 0, outputs, 0).sum(-1)
+
+
+def log_of_probability(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Cross-entropy −log f_y of classes, where the outputs are probabilities (`softmax`).
+
+    Args:
+        outputs: Probabilities [N, C]; those below the smallest positive number count as that.
+        y: Classes 0 … C − 1, integers [N].
+    """
+    return nll(jnp.log(jnp.maximum(outputs, jnp.finfo(outputs.dtype).tiny)), y)
+
+
+def bce(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Binary cross-entropy of scores, log(1 + exp(f)) − y f: the sigmoid is part of the loss.
+
+    Args:
+        outputs: Scores [N, 1], or [N, C] for C labels an example.
+        y: Labels 0 or 1, [N]; [N, C] for C labels an example, whose losses are averaged.
+
+    Raises:
+        ValueError: Labels of another shape, or other than 0 and 1.
+
+    >>> bce(jnp.zeros([2, 1]), jnp.array([0, 1])).round(4).tolist()
+    [0.6931, 0.6931]
+    """
+    y = y if jnp.ndim(y) == outputs.ndim else y[..., None]
+    if y.shape != outputs.shape:
+        raise ValueError(
+            f"bce takes as many labels an example as outputs; got outputs {outputs.shape} and labels {y.shape}.\n"
+            "  With a class an example and an output a class, take cross_entropy."
+        )
+    if not isinstance(y, Tracer) and not np.isin(y, (0, 1)).all():
+        raise ValueError(f"bce takes labels 0 and 1; got {_some(y)}.\n  For labels -1 and +1 take logistic.")
+    return optax.sigmoid_binary_cross_entropy(outputs, y).mean(-1)
 
 
 BY_NAME: dict[str, Loss] = {
     "hinge": hinge,
     "multiclass_hinge": multiclass_hinge,
     "squared": squared,
+    "mse": squared,
     "logistic": logistic,
+    "cross_entropy": logistic,
+    "nll": nll,
+    "bce": bce,
 }
 
 
@@ -133,14 +207,18 @@ def _some(y: jax.Array) -> str:
     return ", ".join(f"{value:g}" for value in values[:5]) + (" …" if len(values) > 5 else "")
 
 
-def _one_hot(y: jax.Array, outputs: jax.Array, name: str) -> jax.Array:
+def _one_hot(y: jax.Array, outputs: jax.Array, name: str, ignoring: bool = False) -> jax.Array:
     if outputs.shape[-1] < 2 or outputs.ndim != jnp.ndim(y) + 1 or not jnp.issubdtype(jnp.result_type(y), jnp.integer):
         raise ValueError(
             f"{name} takes outputs [N, C] with C >= 2 and integer classes [N]; got outputs {outputs.shape} and labels "
             f"{jnp.shape(y)} of type {jnp.result_type(y)}.\n  For labels -1 and +1 and one output, take hinge."
         )
-    if not isinstance(y, Tracer) and not ((np.asarray(y) >= 0) & (np.asarray(y) < outputs.shape[-1])).all():
+    if not isinstance(y, Tracer) and not _are_classes(np.asarray(y), outputs.shape[-1], ignoring):
         raise ValueError(
             f"{name} takes classes 0 … {outputs.shape[-1] - 1} for {outputs.shape[-1]} outputs; got {_some(y)}."
         )
     return jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype)
+
+
+def _are_classes(y: np.ndarray, count: int, ignoring: bool) -> bool:
+    return bool((((y >= 0) & (y < count)) | (ignoring & (y == IGNORED))).all())

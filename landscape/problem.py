@@ -1,7 +1,7 @@
 """Data, network and loss: the risk R(w) = Σ_n weight_n ℓ(f(w; x_n), y_n) / Σ_n weight_n and its derivatives."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from typing import Any
 
@@ -20,6 +20,8 @@ from landscape.networks import MultiBranch, Network, one_example
 Params = Any
 
 EXAMPLES_AT_A_TIME = 1024
+LOOKED_AT = 64
+"""Examples among which two that differ are looked for."""
 BRANCHES_AT_A_TIME = 1024
 """Where the network does not say: activations of so many branches exist at a time."""
 
@@ -31,7 +33,8 @@ class Problem:
     Attributes:
         data: Examples, labels and weights.
         network: A `MultiBranch`; a plain `Network` is taken as its one branch.
-        loss: (outputs [N, C], y [N]) -> loss per example [N].
+        loss: (outputs [N, C], y [N]) -> loss per example [N]. Outputs of any shape [N, ...] will do, with labels as
+            the loss takes them.
 
     Raises:
         ValueError: The network does not accept the examples, or the loss does not return one value an example.
@@ -45,12 +48,13 @@ class Problem:
         if isinstance(self.network, Network):
             object.__setattr__(self, "network", MultiBranch(self.network, 1))
         y: Any = np.asarray(self.data.y)[np.asarray(self.data.weight) > 0]
-        outputs = jax.eval_shape(self.network.apply, self.shapes, self.data.x[: len(y)])
+        outputs = jax.eval_shape(self.network.apply, self.shapes, _batch(len(y), self.data.example))
         values = jax.eval_shape(lambda f: self.loss(f, y), outputs)  # y stays known, so that the loss can refuse labels
         if values.shape != (len(y),):
             raise ValueError(
                 f"A loss must return one value an example, shape ({len(y)},) for {len(y)} examples; this one returns "
                 f"{values.shape} for outputs {outputs.shape} and labels {y.shape}."
+                + ("\n  Let it take the mean over all axes but the first." if values.shape[:1] == (len(y),) else "")
             )
 
     @cached_property
@@ -59,14 +63,20 @@ class Problem:
         return jax.eval_shape(self.network.init, jax.random.key(0))
 
     @cached_property
+    def on_support(self) -> "Problem":
+        """The same risk without the examples of weight zero; the problem itself where there are none."""
+        data = self.data.support
+        return self if data is self.data else replace(self, data=data)
+
+    @cached_property
     def risk(self) -> Callable[[Params], jax.Array]:
         """risk(params): the mean loss, streamed over examples and branches."""
-        return partial(jax.jit(self._risk), self.data)
+        return partial(jax.jit(self._risk), self.data.support)
 
     @cached_property
     def gradient(self) -> Callable[[Params], Params]:
         """gradient(params): ∇R, a tree like params."""
-        return partial(jax.jit(jax.grad(self._risk, argnums=1)), self.data)
+        return partial(jax.jit(jax.grad(self._risk, argnums=1)), self.data.support)
 
     @cached_property
     def hessian_vector_product(self) -> Callable[[Params, Params], Params]:
@@ -75,28 +85,80 @@ class Problem:
         def product(data: Dataset, params: Params, direction: Params) -> Params:
             return jax.jvp(lambda w: jax.grad(self._risk, argnums=1)(data, w), (params,), (direction,))[1]
 
-        return partial(jax.jit(product), self.data)
+        return partial(jax.jit(product), self.data.support)
 
     def _risk(self, data: Dataset, params: Params) -> jax.Array:
         """With the data as an argument: as a constant of the program they take seconds to compile."""
-        return weighted_risk(self.network, self.loss, params, data)
+        return streamed_risk(self.network.apply, self.loss, params, data)
 
     def __repr__(self) -> str:
         return f"Problem({self.data}, {self.network}, {getattr(self.loss, '__name__', self.loss)})"
 
 
 def fingerprint(problem: Problem, losses: Sequence[Loss]) -> str:
-    """Of the data, and of what the network and every loss compute: what is kept on disk belongs to these, not to names.
+    """Hash of the data and of the traced network and losses; it identifies results on disk.
 
     Args:
         problem: Data and network.
         losses: Functions (outputs [N, C], y [N]) -> [N].
     """
-    x, y = (jax.ShapeDtypeStruct((1, *t.shape[1:]), t.dtype) for t in (problem.data.x, problem.data.y))
-    network, params = problem.network, problem.shapes
-    outputs = jax.eval_shape(network.apply, params, x)
-    computed = [flatten.program(network.apply, params, x), *(flatten.program(f, outputs, y) for f in losses)]
-    return atomic.fingerprint(problem.data.fingerprint, repr(network), computed)
+    network, params, example = problem.network, problem.shapes, problem.data.example
+    one = staged.outputs_of(staged.stage(network, params, example, inference=True))
+    outputs, y = (jax.ShapeDtypeStruct((1, *t.shape), t.dtype) for t in (one, problem.data.y[0]))
+    computed = [*staged.hashes(network, params, example), *(flatten.jaxpr_hash(f, outputs, y) for f in losses)]
+    return atomic.fingerprint(problem.data.fingerprint, repr(network), str(network.branch_chunk), computed)
+
+
+def _batch(n: int, example: Any) -> Any:
+    """Shapes and types of n examples."""
+    return jax.tree.map(lambda t: jax.ShapeDtypeStruct((n, *t.shape), t.dtype), example)
+
+
+def refuse_mixing(network: MultiBranch, params: Params, x: Any) -> None:
+    """Compare two examples in one batch with each of them alone, in the first branch of every kind.
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...].
+        x: Examples [N, ...], of which the first and another that differs from it are taken.
+
+    Raises:
+        ValueError: The outputs for one example depend on the other examples of its batch.
+    """
+    head = [np.asarray(leaf[:LOOKED_AT]) for leaf in jax.tree.leaves(x)]
+    differs = np.any([(t != t[:1]).reshape(len(t), -1).any(1) for t in head], axis=0)
+    leaves = jax.tree.leaves(params)
+    if not differs.any() or not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
+        return
+    two = jax.tree.unflatten(jax.tree.structure(x), [t[[0, int(differs.argmax())]] for t in head])
+    for branch, w in network.groups(params):
+        first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), w)
+        with jax.default_matmul_precision("highest"):
+            together, again, alone = (np.asarray(f, np.float64) for f in _two_ways(branch, first, two))
+        if not np.array_equal(together, again, equal_nan=True):
+            continue  # random numbers of its own, which are refused elsewhere
+        away, largest = np.nan_to_num(np.abs(together - alone)).max(), np.nan_to_num(np.abs(together)).max()
+        example = jax.tree.map(lambda t: t[0], two)
+        epsilon = float(jnp.finfo(staged.rounding(network, params, example)).eps)
+        if away > np.sqrt(epsilon) * largest:
+            raise ValueError(
+                "The outputs for one example depend on the other examples of its batch (BatchNorm in training mode, a "
+                f"mean or a softmax over the first axis, ...): they differ by {away:.2g} of {largest:.2g} between a "
+                "batch of two and each alone.\n  Switch the module to evaluation; a function apply(w, x) of one "
+                "example is given as jax.vmap(apply, (None, 0))."
+            )
+
+
+@partial(jax.jit, static_argnums=0)
+def _two_ways(branch: Network, params: Params, two: Any) -> tuple[jax.Array, ...]:
+    """The outputs of two examples: in a batch, twice, and one by one."""
+    one = one_example(branch, params, jax.tree.map(lambda t: t[0], two))
+    alone = jnp.stack([one(params, jax.tree.map(lambda t, k=k: t[k], two)) for k in range(2)])
+    try:
+        together, again = (branch.apply(params, two).reshape(alone.shape) for _ in range(2))
+    except Exception:  # a function of one example
+        return alone, alone, alone
+    return together, again, alone
 
 
 def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
@@ -104,50 +166,15 @@ def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
 
     Args:
         loss: Loss per example.
-        outputs: [N, C].
+        outputs: [N, C], or any other shape [N, ...].
         y: Labels [N].
     """
-    return jnp.where(jnp.isfinite(outputs).all(-1), loss(outputs, y), jnp.nan)
+    finite = jnp.isfinite(outputs).all(range(1, outputs.ndim))
+    return jnp.where(finite, loss(outputs, y), jnp.nan)
 
 
-def weighted_risk(
-    network: MultiBranch, loss: Loss, params: Params, data: Dataset, axis: str | None = None
-) -> jax.Array:
-    """Σ weight ℓ / Σ weight, in chunks of examples, by the network's own plain `apply`.
-
-    Args:
-        network: The multi-branch network.
-        loss: Loss per example.
-        params: [I, ...].
-        data: Examples [N, ...].
-        axis: As in `outputs`.
-    """
-
-    def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        x, y, weight = batch
-        return (weight * each(loss, hardware.summed(network.apply(params, x), axis), y)).sum()
-
-    return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)
-
-
-def stage(network: MultiBranch, params: Params, example: Any, values_only: bool = False) -> list[staged.Restriction]:
-    """Every kind of branch of a network, traced and staged once.
-
-    Args:
-        network: The network.
-        params: Its parameters [I, ...], or their shapes.
-        example: One example, or its shape and type.
-        values_only: As in `lanes.trace`.
-    """
-    found = []
-    for branch, w in network.groups(params):
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), w)
-        found.append(staged.trace(one_example(branch, one, example), one, example, values_only=values_only))
-    return found
-
-
-def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None = None) -> jax.Array:
-    """Outputs [N, C] for examples x [N, ...], the fast way: in lanes, branches in chunks.
+def outputs(network: MultiBranch, params: Params, x: Any, axis: str | None = None) -> jax.Array:
+    """Outputs [N, C] for examples x [N, ...] (or a tree of these), the fast way: staged, with branches in chunks.
 
     Args:
         network: The multi-branch network.
@@ -155,24 +182,27 @@ def outputs(network: MultiBranch, params: Params, x: jax.Array, axis: str | None
         x: Examples [N, ...].
         axis: The mesh axis that the branches are split over; None where every device has all of them.
     """
-    x = jnp.moveaxis(x, 0, -1)
-    restrictions = stage(network, params, jax.ShapeDtypeStruct(x.shape[:-1], x.dtype))
-    pairs = zip(restrictions, network.groups(params), strict=True)
+    branches = staged.stage(network, params, jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), x))
+    x = jax.tree.map(lambda t: jnp.moveaxis(t, 0, -1), x)
+    pairs = zip(branches, network.groups(params), strict=True)
     chunk = network.branch_chunk or BRANCHES_AT_A_TIME
-    total = reduce(jnp.add, [gradient.of_branches(restriction, chunk, w, x) for restriction, (_, w) in pairs])
-    return network.factor * hardware.summed(total, axis).T
+    total = reduce(jnp.add, [gradient.sum_of_branches(branch, chunk, w, x) for branch, (_, w) in pairs])
+    return network.factor * jnp.moveaxis(hardware.summed(total, axis), -1, 0)
 
 
 def minibatch_risk(
     network: MultiBranch,
     loss: Loss,
     params: Params,
-    x: jax.Array,
+    x: Any,
     y: jax.Array,
     weight: jax.Array,
     axis: str | None = None,
 ) -> jax.Array:
-    """Mean of weight · ℓ over a minibatch, in lanes: its gradient is the step of SGD.
+    """Σ_B weight ℓ / Σ_B weight over a minibatch B, in lanes: its gradient is the step of SGD.
+
+    The minibatch's own weighted mean does not change with the unit of the weights. With equal weights it is an unbiased
+    estimate of the risk, otherwise a ratio whose bias falls as 1/B; over all the data it is the risk.
 
     Args:
         network: The multi-branch network.
@@ -180,19 +210,29 @@ def minibatch_risk(
         params: [I, ...].
         x: Examples [B, ...].
         y: Labels [B].
-        weight: Weights [B].
+        weight: Weights [B]; where all are zero so is the value, and its gradient.
         axis: As in `outputs`.
     """
-    return (weight * each(loss, outputs(network, params, x, axis), y)).mean()
+    values = each(loss, outputs(network, params, x, axis), y)
+    weight = weight.astype(jnp.result_type(weight, values))
+    total = weight.sum()
+    # The shares come first: those of equal weights are 1/B to the last bit.
+    return (weight / jnp.where(total > 0, total, 1) * values).sum()
 
 
-def streamed_risk(
-    network: MultiBranch, loss: Loss, params: Params, data: Dataset, axis: str | None = None
-) -> jax.Array:
-    """Σ weight ℓ / Σ weight over all the data, in lanes and in chunks of examples."""
+def streamed_risk(forward: Callable[[Params, Any], jax.Array], loss: Loss, params: Params, data: Dataset) -> jax.Array:
+    """Σ weight ℓ / Σ weight over all the data, in chunks of examples.
 
-    def part(batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    Args:
+        forward: Params, x [N, ...] -> outputs [N, C]: a network's plain `apply`, or `outputs`.
+        loss: Loss per example.
+        params: [I, ...].
+        data: Examples [N, ...].
+    """
+
+    def part(batch: tuple[Any, jax.Array, jax.Array]) -> jax.Array:
         x, y, weight = batch
-        return (weight * each(loss, outputs(network, params, x, axis), y)).sum()
+        return (weight * each(loss, forward(params, x), y)).sum()
 
-    return chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME) / jnp.sum(data.weight)
+    total = chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME)
+    return total / jnp.sum(data.weight, dtype=total.dtype)

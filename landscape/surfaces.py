@@ -1,8 +1,8 @@
 """The loss on a plane as a record, and the files that hold it."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,115 @@ from landscape.planes.grids import Grid, checked, grid_around
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Grid", "Surface", "grid_around", "load_stack", "save_stack"]
+__all__ = ["Grid", "Provenance", "Surface", "grid_around", "load_stack", "save_stack"]
+
+
+TAKEN = frozenset(
+    "a b risk anchor anchor_a anchor_b anchor_risk surface point_a point_b branches triple plane metadata".split()
+)
+"""Names that a file of surfaces uses itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Provenance(Mapping[str, Any]):
+    """What was computed, from what, how, and the self-checks; it reads as a mapping of all that is known.
+
+    Attributes:
+        plane: Kind of the plane.
+        parameters: Number of parameters.
+        precision: Precision of matrix products.
+        device: The devices in words.
+        versions: Versions of the package and of JAX.
+        branches: I.
+        average: Whether the network is the mean of its branches.
+        loss: Name of the loss.
+        dataset: Name of the data; `examples` of them, N, with the hash `data_sha256`.
+        tile: Sizes of the grid loop.
+        operations: Floating-point operations of the surface.
+        checks: What `evaluation.checks.agreement` found.
+        triple: Which triple of solutions, from 0.
+        aligned: Whether branches were aligned first.
+        training: How the training of the solutions ended.
+        barriers: Exact barriers on the edges, of the training and the test risk.
+        extent: The rule of the grid's extent, in words.
+        state: What became of the network's state.
+        network: Class and library of the network.
+        layout: The shape in which built-in images came.
+        notes: What was switched off or kept fixed, in words.
+        files: The checkpoints of the solutions.
+        gram: Inner products of the axes.
+        not_finite: Number of grid points without a finite loss.
+        curvature: "shown", or why it is not.
+        unexplained_fraction: Share of the change of slope that second derivatives do not explain.
+        units: Of the loss.
+        more: Anything else by name.
+    """
+
+    plane: str | None = None
+    parameters: int | None = None
+    precision: str | None = None
+    device: str | None = None
+    versions: Mapping[str, str] | None = None
+    branches: int | None = None
+    average: bool | None = None
+    loss: str | None = None
+    dataset: str | None = None
+    examples: int | None = None
+    data_sha256: str | None = None
+    tile: Sequence[int] | None = None
+    operations: float | None = None
+    checks: Mapping[str, Any] | None = None
+    triple: int | None = None
+    aligned: bool | None = None
+    training: Mapping[str, Any] | None = None
+    barriers: Mapping[str, Any] | None = None
+    extent: str | None = None
+    state: str | None = None
+    network: str | None = None
+    layout: str | None = None
+    notes: str | None = None
+    files: str | None = None
+    gram: Any = None
+    not_finite: int | None = None
+    curvature: str | None = None
+    unexplained_fraction: float | None = None
+    units: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, known: Mapping[str, Any]) -> "Provenance":
+        """A record of whatever a mapping holds."""
+        names = {f.name for f in fields(cls)} - {"more"}
+        more = {name: value for name, value in known.items() if name not in names}
+        return cls(**{name: known[name] for name in names & set(known)}, more=more)
+
+    def _known(self) -> dict[str, Any]:
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "more"}
+        return {name: value for name, value in found.items() if value is not None} | dict(self.more)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._known()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+
+def check_names(names: Iterable[Any]) -> None:
+    """Refuse names of quantities beside the risk that a file of surfaces cannot hold.
+
+    Raises:
+        ValueError: A name that is no text or empty, that a file of surfaces uses itself, or that has a slash or is a
+            dot, which name places in a file.
+    """
+    for name in names:
+        if not isinstance(name, str) or not name.strip(" .") or not name.isprintable() or "/" in name or name in TAKEN:
+            raise ValueError(
+                f"A quantity of a surface cannot be called {name!r}: names are text without slashes, other than "
+                f"{', '.join(sorted(TAKEN))}.\n  Call it otherwise, train_accuracy for example."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +135,10 @@ class Surface:
         anchors: Coordinates of the marked solutions, [M, 2].
         anchor_risk: The loss at the solutions themselves, [M].
         layers: Further quantities by name, each [A, B].
-        metadata: What was computed, from what, how, and the self-checks.
+        metadata: Its `Provenance`; any mapping is taken.
 
     Raises:
-        ValueError: Arrays that do not fit the grid.
+        ValueError: Arrays that do not fit the grid, or names that `check_names` refuses.
 
     >>> Surface(Grid(np.arange(3.0), np.arange(2.0)), np.zeros([3, 2]))
     Surface(3 x 2 points, risk 0 to 0)
@@ -46,6 +154,7 @@ class Surface:
     def __post_init__(self) -> None:
         grid = checked(self.grid)
         shape = (len(grid.a), len(grid.b))
+        check_names(self.layers)
         arrays = {"risk": np.asarray(self.risk), **{k: np.asarray(v) for k, v in self.layers.items()}}
         for name, array in arrays.items():
             if array.shape != shape:
@@ -55,8 +164,13 @@ class Surface:
         if len(risk) != len(anchors):
             raise ValueError(f"{len(anchors)} anchors need as many values of the loss; got {len(risk)}.")
         values = {"grid": grid, "risk": arrays.pop("risk"), "layers": arrays, "anchors": anchors, "anchor_risk": risk}
+        values["metadata"] = Provenance.of(self.metadata)
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def noting(self, known: Provenance) -> "Surface":
+        """The same surface, of which more is known."""
+        return replace(self, metadata={**self.metadata, **known})
 
     def __repr__(self) -> str:
         a, b = self.risk.shape
@@ -174,14 +288,19 @@ def _attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as netCDF attributes: numbers and text as they are, the rest as JSON."""
     plain = {k: v for k, v in atomic.plain(metadata).items() if v is not None}
     return {
-        k: v if isinstance(v, str | int | float) and not isinstance(v, bool) else json.dumps(v)
+        k: v if (isinstance(v, int | float) and not isinstance(v, bool)) or _is_plain_text(v) else json.dumps(v)
         for k, v in plain.items()
     }
+
+
+def _is_plain_text(value: Any) -> bool:
+    """Whether a value is text that is not taken for JSON when it is read."""
+    return isinstance(value, str) and value[:1] not in ("", "{", "[", '"') and value not in ("true", "false")
 
 
 def _restored(attributes: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in attributes.items():
-        text = isinstance(value, str) and (value[:1] in "{[" or value in {"true", "false"}) and value
+        text = isinstance(value, str) and not _is_plain_text(value) and value
         found[str(key)] = json.loads(value) if text else value.item() if isinstance(value, np.generic) else value
     return found

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import seeds
 from flax import nnx
 
 import landscape as ls
@@ -128,16 +129,16 @@ def mean(outputs: jax.Array, y: jax.Array) -> jax.Array:
 
 def drawn_when_traced(outputs: jax.Array, y: jax.Array) -> jax.Array:
     """Other numbers whenever it is traced."""
-    return loss(outputs, y) * np.random.default_rng().uniform(1, 2)
+    return loss(outputs, y) * seeds.generator().uniform(1, 2)
 
 
 def drawn_when_run(outputs: jax.Array, y: jax.Array) -> jax.Array:
     """Other numbers whenever it is run."""
-    drawn = jax.pure_callback(lambda: np.float32(np.random.default_rng().uniform(1, 2)), jax.ShapeDtypeStruct((), "f4"))
+    drawn = jax.pure_callback(lambda: np.float32(seeds.generator().uniform(1, 2)), jax.ShapeDtypeStruct((), "f4"))
     return loss(outputs, y) * drawn
 
 
 def wandering(params: dict[str, jax.Array]) -> jax.Array:
     """Other numbers whenever it is run."""
-    drawn = jax.pure_callback(lambda: np.float32(np.random.default_rng().uniform(1, 2)), jax.ShapeDtypeStruct((), "f4"))
+    drawn = jax.pure_callback(lambda: np.float32(seeds.generator().uniform(1, 2)), jax.ShapeDtypeStruct((), "f4"))
     return (params["a"] ** 2).sum() * drawn

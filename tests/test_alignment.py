@@ -1,17 +1,21 @@
 """Aligning: outputs never change, permuted copies come back, and the assignment is the best of all permutations."""
 
+import re
+from functools import partial
 from itertools import permutations
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 from flax import nnx
 
 from landscape import alignment, convexity, losses
 from landscape.arrays import trees
 from landscape.datasets import Dataset
 from landscape.networks import MultiBranch, Network, conv_branch, from_flax, mlp_branch, relu_branch
+from landscape.paper import trends
 from landscape.problem import Problem
 
 
@@ -42,7 +46,7 @@ OTHERS = {
 
 @pytest.fixture
 def seed():
-    seed = np.random.SeedSequence().entropy % 2**31
+    seed = seeds.draw()
     print("seed", seed)
     return seed
 
@@ -86,7 +90,8 @@ def test_a_permuted_copy_comes_back_and_its_barrier_is_zero(name, seed):
 def test_units_permuted_across_branches_and_rescaled_come_back(name, seed):
     problem = make_problem(*BRANCHES[name], seed=seed)
     reference = problem.network.init(jax.random.key(seed))
-    roles = alignment._one_hidden_layer(problem.network.branch, reference, problem.data.x)
+    (given,) = alignment._outputs(problem, reference, "reference")
+    roles = alignment._one_hidden_layer(given)
     incoming, outgoing = alignment._units(reference, roles)
     rng = np.random.default_rng(seed)
     order, c = rng.permutation(len(incoming)), rng.lognormal(size=(len(incoming), 1))
@@ -136,7 +141,8 @@ def test_balanced_units_have_equal_norms_and_the_same_outputs(name, seed):
     problem = make_problem(*BRANCHES[name], seed=seed)
     params = problem.network.init(jax.random.key(seed))
     balanced = alignment.balance(problem, params)
-    roles = alignment._one_hidden_layer(problem.network.branch, params, problem.data.x)
+    (given,) = alignment._outputs(problem, params, "params")
+    roles = alignment._one_hidden_layer(given)
     norms = [np.linalg.norm(part, axis=1) for part in alignment._units(balanced, roles)]
     np.testing.assert_allclose(*norms, rtol=1e-5)
     np.testing.assert_allclose(outputs(problem, balanced), outputs(problem, params), rtol=1e-4, atol=1e-5)
@@ -205,3 +211,149 @@ def test_wrong_use_is_refused(monkeypatch):
     monkeypatch.setattr(alignment, "MOST", 3)
     with pytest.raises(ValueError, match="at most 3"):
         alignment.align(problem, params, params)
+
+
+def relu_between(low, high, slope):
+    """ReLU up to `high`, from there with another slope; 0 below `low`."""
+
+    def activation(z):
+        return jnp.where(z < low, 0, jnp.minimum(z, high) + slope * jnp.maximum(z - high, 0))
+
+    return activation
+
+
+ALMOST = {
+    "relu6": jax.nn.relu6,
+    "clipped": lambda z: jnp.clip(z, 0, 10),
+    "shifted hard tanh": lambda z: 8 * (jax.nn.hard_tanh(z / 4 - 1) + 1) / 2,
+    "leaks above": relu_between(0, 6, 0.1),
+    "steeper above": relu_between(0, 7, 2),
+    "falls above": relu_between(0, 6, -1),
+    "scaled": lambda z: 3 * jnp.clip(z / 3, 0, 2.5),
+    "nothing when small": relu_between(5e-3, 1e9, 1),
+    "rounded off": lambda z: jax.nn.softplus(300 * z) / 300,
+}
+SMALL = ("nothing when small", "rounded off")
+"""Activations that eight Gaussian probes may take for a ReLU."""
+
+
+@pytest.mark.parametrize("name", ALMOST)
+def test_what_is_relu_on_some_inputs_only_is_not_rescaled(name, seed):
+    """Or, where it saturates, rescaling is refused; whole branches are permuted either way."""
+    rng = np.random.default_rng(seed)
+    count, hidden, classes = (int(rng.integers(*ends)) for ends in ((12, 30), (1, 4), (1, 4)))
+    branch = mlp_branch((5, hidden, classes), ALMOST[name], bias=bool(rng.integers(2)))
+    problem = make_problem(branch, classes, count, average=bool(rng.integers(2)), seed=seed)
+    reference, params = (spread(problem, key, rng, 10, 1) for key in jax.random.split(jax.random.key(seed), 2))
+    before, size = outputs(problem, params), np.abs(outputs(problem, params)).max()
+    for by in ("auto", "parameters", "outputs"):
+        aligned = alignment.align(problem, reference, params, by=by)
+        np.testing.assert_allclose(outputs(problem, aligned), before, atol=1e-5 * size)
+    first, second = trends.aligned(problem, [reference, params])
+    np.testing.assert_allclose(outputs(problem, second), before, atol=1e-5 * size)
+    np.testing.assert_allclose(outputs(problem, first), outputs(problem, reference), rtol=1e-4, atol=1e-5 * size)
+    refusals = 0
+    for rescaled in (partial(alignment.align, problem, reference, by="units"), partial(alignment.balance, problem)):
+        try:
+            np.testing.assert_allclose(outputs(problem, rescaled(params)), before, atol=1e-5 * size)
+        except ValueError as error:
+            refusals += 1
+            wanted = r"changes its outputs on .* examples, by up to(.|\n)*branches|one hidden layer of ReLU"
+            if not re.search(wanted, str(error)):
+                raise
+    assert refusals or name in SMALL
+
+
+def spread(problem, key, rng, size, deviation):
+    """Random parameters whose layers differ in size from branch to branch, so that balancing changes them much."""
+
+    def scaled(w):
+        return size * w * rng.lognormal(0, deviation, (len(w),) + (1,) * (w.ndim - 1)).astype("f4")
+
+    return jax.tree.map(scaled, problem.network.init(key))
+
+
+def test_the_refusal_names_what_changed_and_by_how_much(seed):
+    """Of two groups of branches the first is ReLU, the second only up to 6."""
+    kinds = relu_branch(5, 2), mlp_branch((5, 2, 1), jax.nn.relu6)
+    problem = make_problem(kinds, 1, (4, 6), seed=seed)
+    params = jax.tree.map(lambda w: 20 * w, problem.network.init(jax.random.key(seed)))
+    other = problem.network.init(jax.random.key(seed + 1))
+    words = r"params, group 2 \(leaves \[0\]\['kernel'\] and \[1\]\['kernel'\]\) changes its outputs on \d+ of 40"
+    with pytest.raises(alignment.Changed, match=words) as refused:
+        alignment.align(problem, other, params, by="units")
+    roles = alignment._Roles(0, 1, -1, -1)
+    rescaled = params[0], alignment._align_units(other[1], params[1], roles)
+    away = np.abs(outputs(problem, rescaled) - outputs(problem, params)).max()
+    (stated,) = re.findall(r"by up to ([\d.e+]+),", str(refused.value))
+    assert float(stated) == pytest.approx(away, rel=1e-2)
+    with pytest.raises(alignment.Changed, match="group 2"):
+        alignment.balance(problem, params)
+    aligned = alignment.align(problem, other, params)  # the units of the first are, the second's branches permuted
+    assert_equal(aligned[0], alignment._align_units(other[0], params[0], roles))
+    assert_equal([np.sort(np.ravel(t)) for t in jax.tree.leaves(aligned[1])],
+                 [np.sort(np.ravel(t)) for t in jax.tree.leaves(params[1])], 0)  # fmt: skip
+
+
+@pytest.mark.parametrize("examples", [1, 3, 40])
+def test_true_relu_is_never_refused(examples, seed):
+    """Cancelling sums, extreme balances, far examples."""
+    rng = np.random.default_rng(seed)
+    for inputs, hidden, classes, count in ((5, 1, 1, 3), (3, 40, 2, 5), (60, 1, 3, 400)):
+        x = (10.0 ** rng.integers(-3, 4) * rng.normal(size=(examples, inputs))).astype("f4")
+        network = MultiBranch(relu_branch(inputs, hidden, classes, bias=bool(rng.integers(2))), count, average=False)
+        y = rng.integers(0, classes, examples) if classes > 1 else np.ones(examples, "f4")
+        problem = Problem(Dataset(x, y), network, losses.multiclass_hinge if classes > 1 else losses.hinge)
+        one, two = (spread(problem, key, rng, 1, 3) for key in jax.random.split(jax.random.key(seed), 2))
+        # A unit and its negative: their sum is far below its terms.
+        last = two[1]["kernel"].at[1].set(-two[1]["kernel"][0])
+        two = ({**two[0], "kernel": two[0]["kernel"].at[1].set(two[0]["kernel"][0])}, {**two[1], "kernel": last})
+        alignment.align(problem, alignment.balance(problem, one), two, by="units")
+
+
+def test_networks_that_are_not_functions_are_refused(seed):
+    inner, numbers = relu_branch(5, 2), np.random.default_rng(seed)
+
+    def called(x):
+        return (x * (1 + 0.1 * numbers.normal(size=np.shape(x)))).astype("f4")
+
+    def at_run_time(w, x):
+        noisy = jax.pure_callback(called, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="expand_dims")
+        return inner.apply(w, noisy)
+
+    def when_traced(w, x):
+        return inner.apply(w, x * np.float32(numbers.normal()))
+
+    for apply in (at_run_time, when_traced):
+        problem = make_problem(Network(inner.init, apply), seed=seed)
+        w = problem.network.init(jax.random.key(0))
+        for wrong in (partial(alignment.align, problem, w), partial(alignment.balance, problem)):
+            with pytest.raises(ValueError, match=r"not the same when they are computed twice(.|\n)*random keys"):
+                wrong(w)
+
+
+@pytest.mark.parametrize("branch", [relu_branch(5), mlp_branch((5, 3, 1), jnp.tanh)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(branch, value, seed):
+    problem = make_problem(branch, seed=seed)
+    w = problem.network.init(jax.random.key(0))
+    spoilt = (w[0], {"kernel": w[1]["kernel"].at[2].set(value)})
+    for wrong in ((w, spoilt), (spoilt, w)):
+        with pytest.raises(ValueError, match="holds values that are not finite"):
+            alignment.align(problem, *wrong, by="parameters")
+    with pytest.raises(ValueError, match="params holds values that are not finite"):
+        alignment.balance(problem, spoilt)
+    inner = branch.apply
+    made = make_problem(Network(branch.init, lambda w, x: inner(w, jnp.log(x + 1))), seed=seed)
+    with pytest.raises(ValueError, match=r"outputs of params are not finite on \d+ of 40"):
+        alignment.align(made, w, w)
+
+
+def test_padding_is_not_compared(seed):
+    """Examples of weight zero may lie where the network saturates, or is nothing at all."""
+    made = make_problem(mlp_branch((5, 2, 1), jax.nn.relu6), seed=seed)
+    w, other = (jax.tree.map(lambda t: t / 20, made.network.init(jax.random.key(seed + k))) for k in range(2))
+    far = np.concatenate([made.data.x, np.full((3, 5), 1e30, "f4")])
+    weight = np.concatenate([np.ones(40), np.zeros(3)])
+    padded = Problem(Dataset(far, np.append(made.data.y, [1, 1, 1]), weight), made.network, made.loss)
+    assert_equal(alignment.align(padded, other, w, by="units"), alignment.align(made, other, w, by="units"), 0)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import seeds
 import xarray
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("undrawn.py"))]
@@ -25,7 +26,7 @@ SMALL = ["figure1", "--branches", "3", "8", "--points", "5", "--steps", "8000", 
 
 @pytest.fixture
 def dice() -> random.Random:
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = seeds.draw()
     print(f"seed {seed}")
     return random.Random(seed)
 

@@ -16,11 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("arrays", "files", "losses"),
     ("datasets", "checkpoints", "networks", "compiler"),
-    ("problem",),
+    ("problem", "modules"),
     ("training", "planes", "alignment", "duality"),
     ("surfaces",),
-    ("evaluation", "plots"),
-    ("convexity", "runs"),
+    ("evaluation",),
+    ("convexity", "plots", "runs"),
     ("report", "bench"),
     ("paper", "explore"),
     ("cli",),
@@ -37,6 +37,8 @@ HOMES = {
     "torch": {"networks", "checkpoints"},
 }
 """Libraries that may be imported only in the named folders."""
+TORCH = {"networks.torch_graph", "checkpoints.torch"}
+"""Files that may load PyTorch, and only inside functions."""
 
 LIGHT = (
     "__init__",
@@ -124,6 +126,16 @@ def test_large_libraries_stay_at_home(file: Path) -> None:
     for imported in imports(file):
         home = HOMES.get(imported.split(".")[0])
         assert home is None or here in home, f"{imported} belongs in {home or 'tests and benchmarks'}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_torch_is_loaded_where_its_modules_and_files_are_read(file: Path) -> None:
+    assert "torch" not in {
+        name.split(".")[0] for name in imports(file)
+    }  # a static import needs it for the type checker
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    loads = [node for node in calls if node.args and ast.unparse(node.args[0]) in ("'torch'", '"torch"')]
+    assert name_of(file) in TORCH or not [node for node in loads if "import" in ast.unparse(node.func)]
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if name_of(f) in LIGHT], ids=name_of)

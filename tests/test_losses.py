@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 from landscape import losses
 from landscape.arrays import trees
@@ -29,7 +30,7 @@ def oracle(name, f, y):
 
 
 def draw(classes):
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     rng = np.random.default_rng(seed)
     outputs = rng.normal(size=(37, classes)) * 3
     labels = rng.choice([-1, 1], 37) if classes == 1 else rng.integers(0, classes, 37)
@@ -87,7 +88,7 @@ def test_the_hinge_is_the_tau_hinge_of_one_and_scales_with_tau():
 
 def test_no_margin_violated_is_exactly_zero():
     """Not merely small: the global minimum of Table 1 is zero."""
-    f = jnp.asarray(np.random.default_rng().normal(size=(50, 10)) * 1e3, jnp.float32)
+    f = jnp.asarray(seeds.generator().normal(size=(50, 10)) * 1e3, jnp.float32)
     y = jnp.argmax(f, 1)
     f = f + 1.5 * jax.nn.one_hot(y, 10)
     assert float(losses.multiclass_hinge(f, y).max()) == 0
@@ -140,5 +141,28 @@ def test_squared_takes_targets_of_the_outputs_shape():
 
 
 def test_every_loss_has_the_name_it_is_chosen_by():
-    assert {name: loss.__name__ for name, loss in losses.BY_NAME.items()} == {n: n for n in losses.BY_NAME}
-    assert losses.tau_hinge(tau=2.0).__name__ == "tau_hinge(2)"
+    synonyms = {"mse": "squared", "cross_entropy": "logistic"}
+    wanted = {name: synonyms.get(name, name) for name in losses.BY_NAME}
+    assert {name: loss.__name__ for name, loss in losses.BY_NAME.items()} == wanted
+
+
+def test_the_losses_of_probabilities_equal_their_definitions_in_float64():
+    rng = seeds.generator()
+    scores, classes, signs = rng.normal(size=(40, 5)), rng.integers(0, 5, 40), rng.integers(0, 2, (40, 5))
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    own = -np.log(probabilities[np.arange(40), classes])
+    f = jnp.asarray(probabilities, jnp.float32)
+    np.testing.assert_allclose(losses.nll(jnp.log(f), classes), own, rtol=1e-5)
+    np.testing.assert_allclose(losses.log_of_probability(f, classes), own, rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.BY_NAME["cross_entropy"](jnp.asarray(scores, jnp.float32), classes), own, rtol=1e-5
+    )
+    chance = 1 / (1 + np.exp(-scores))
+    binary = -np.where(signs, np.log(chance), np.log(1 - chance))
+    f = jnp.asarray(scores, jnp.float32)
+    np.testing.assert_allclose(losses.bce(f, signs), binary.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(losses.bce(f[:, :1], signs[:, 0]), binary[:, 0], rtol=1e-5)
+    assert jnp.isfinite(losses.log_of_probability(jnp.array([[1.0, 0.0]]), jnp.array([1]))).all()
+    for y, words in ((2 * signs - 1, "labels 0 and 1"), (classes, "as many labels")):
+        with pytest.raises(ValueError, match=words):
+            losses.bce(f, y)

@@ -24,6 +24,8 @@ COMMANDS = re.findall(r"`landscape (\w+[^`|…]*)`", TEXT)
 
 @pytest.mark.parametrize("code", [code for kind, code in BLOCKS if kind == "python"])
 def test_python_blocks_run(code, tmp_path, monkeypatch, capsys):
+    if " torch" in code.partition("\n")[0]:
+        pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'landscape-jax[torch]'")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     assert "Report(" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seeds
 import xarray
 
 import landscape as ls
@@ -43,7 +44,7 @@ def equal(one: ls.Surface, other: ls.Surface) -> None:
 
 @pytest.mark.parametrize("anchors", [0, 1, 3])
 def test_one_surface_on_disk(tmp_path, anchors: int) -> None:
-    surface = made(np.random.default_rng(), anchors)
+    surface = made(seeds.generator(), anchors)
     surface.save(tmp_path / "surface.nc")
     equal(ls.Surface.load(tmp_path / "surface.nc"), surface)
     equal(ls.Surface.load(str(tmp_path / "surface.nc")), surface)
@@ -51,7 +52,7 @@ def test_one_surface_on_disk(tmp_path, anchors: int) -> None:
 
 
 def test_what_xarray_sees(tmp_path) -> None:
-    surface = made(np.random.default_rng())
+    surface = made(seeds.generator())
     surface.save(tmp_path / "surface.nc")
     with xarray.open_dataset(tmp_path / "surface.nc") as data:
         assert data["risk"].dims == ("a", "b")
@@ -64,11 +65,11 @@ def test_what_xarray_sees(tmp_path) -> None:
         assert data.attrs["loss"] == "hinge"
         assert data["risk"].attrs["units"] == "loss"
         assert data["a"].attrs["units"] == "axis lengths"
-    assert made(np.random.default_rng(), plane="orthonormal").to_xarray()["a"].attrs["units"] == "parameter distance"
+    assert made(seeds.generator(), plane="orthonormal").to_xarray()["a"].attrs["units"] == "parameter distance"
 
 
 def test_several_surfaces_on_disk(tmp_path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     stack = [made(rng, anchors, branches=i) for i, anchors in ((10, 3), (100, 1), (1000, 0))]
     surfaces.save_stack(tmp_path / "surface.nc", stack)
     for found, surface in zip(surfaces.load_stack(tmp_path / "surface.nc"), stack, strict=True):
@@ -85,7 +86,7 @@ def test_several_surfaces_on_disk(tmp_path) -> None:
 
 
 def test_surfaces_of_different_sizes_do_not_share_a_file(tmp_path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     for stack in ([], [made(rng), made(rng, shape=(3, 4))]):
         with pytest.raises(ValueError, match="same number of points"):
             surfaces.save_stack(tmp_path / "surface.nc", stack)
@@ -97,7 +98,7 @@ def test_files_that_hold_no_surface(tmp_path) -> None:
         surfaces.load_stack(tmp_path / "none.nc")
     (tmp_path / "text.nc").write_text("not a surface")
     xarray.Dataset({"other": ("a", np.ones(3))}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
-    made(np.random.default_rng()).save(tmp_path / "cut.nc")
+    made(seeds.generator()).save(tmp_path / "cut.nc")
     (tmp_path / "cut.nc").write_bytes((tmp_path / "cut.nc").read_bytes()[:200])
     for name in ("text.nc", "other.nc", "cut.nc"):
         with pytest.raises(ValueError, match="is not a file of surfaces"):

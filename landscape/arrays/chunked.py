@@ -1,4 +1,4 @@
-"""One loop for every large sum: over branches (§2) and over examples (a risk), in chunks of bounded memory."""
+"""Loops over chunks of bounded memory: over branches (§2) and over examples (a risk)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,3 +35,38 @@ def chunked_sum(f: Callable[[Any], Any], xs: Any, chunk: int) -> Any:
     if rest:
         total = jax.tree.map(jnp.add, total, part(jax.tree.map(lambda x: x[count * chunk :], xs)))
     return total
+
+
+def chunked_scan(
+    step: Callable[[Any, Any, int, Any], tuple[Any, Any]],
+    carry: Any,
+    length: int,
+    chunk: int,
+    given: Any = (None, None),
+) -> tuple[Any, tuple[Any, Any]]:
+    """`lax.scan` over consecutive chunks of an axis, the last of which may be ragged.
+
+    Args:
+        step: (carry, start, size, given) -> (carry, kept); takes its own slice, so that nothing is copied beforehand.
+        carry: What the steps hand on.
+        length: L, the length of the axis.
+        chunk: Entries taken at a time; values above L take all at once.
+        given: What an earlier scan over the same chunks kept.
+
+    Returns:
+        The last carry, and what the steps kept: stacked for whole chunks, and of the rest; None where there is none.
+    """
+    whole, rest = divmod(length, chunk)
+    kept, last = None, None
+    if whole:
+        starts = chunk * jnp.arange(whole)
+        carry, kept = lax.scan(lambda total, x: step(total, x[0], chunk, x[1]), carry, (starts, given[0]))
+    if rest:
+        carry, last = step(carry, whole * chunk, rest, given[1])
+    return carry, (kept, last)
+
+
+def part(xs: Any, start: Any, size: int) -> Any:
+    """Entries start … start + size − 1 of the leading axis of every array; the arrays themselves where that is all."""
+    whole = isinstance(start, int) and size == jax.tree.leaves(xs)[0].shape[0]
+    return xs if whole else jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), xs)

@@ -1,7 +1,7 @@
 """Linear algebra on pytrees of arrays: the parameters of a network as one vector, and the working precision."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import reduce
 from typing import Any, NamedTuple
@@ -19,9 +19,29 @@ def float64() -> AbstractContextManager:
     return importlib.import_module("jax.experimental").enable_x64()
 
 
+def is_parameter(leaf: Any) -> bool:
+    """Whether a leaf holds floating-point numbers; counters and random keys are no parameters."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def widened(a: Tree) -> Tree:
+    """The tree with half-precision leaves in float32, in which sums of them neither overflow nor lose their digits."""
+    return jax.tree.map(_wide, a)
+
+
+def _wide(x: Any) -> Any:
+    return jnp.asarray(x, jnp.float32) if is_parameter(x) and jnp.result_type(x).itemsize < 4 else x
+
+
+def _map(f: Callable[..., Any], *several: Tree) -> Tree:
+    """f leaf by leaf; leaves that are no parameters are those of the last tree."""
+    return jax.tree.map(lambda *leaves: f(*leaves) if is_parameter(leaves[0]) else leaves[-1], *several)
+
+
 def vdot(a: Tree, b: Tree) -> jax.Array:
-    """Inner product ⟨a, b⟩ over all leaves."""
-    return reduce(jnp.add, [jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)])
+    """Inner product ⟨a, b⟩ over all leaves of floating-point numbers, in float32 at least."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return reduce(jnp.add, [jnp.vdot(_wide(x), _wide(y)) for x, y in pairs if is_parameter(x)])
 
 
 def norm(a: Tree) -> jax.Array:
@@ -35,17 +55,17 @@ def norm(a: Tree) -> jax.Array:
 
 def scale(s: jax.Array | float, a: Tree) -> Tree:
     """s·a, leaf by leaf."""
-    return jax.tree.map(lambda x: s * x, a)
+    return _map(lambda x: s * x, a)
 
 
 def axpy(s: jax.Array | float, a: Tree, b: Tree) -> Tree:
     """s·a + b, leaf by leaf."""
-    return jax.tree.map(lambda x, y: s * x + y, a, b)
+    return _map(lambda x, y: s * x + y, a, b)
 
 
 def subtract(a: Tree, b: Tree) -> Tree:
     """a − b, leaf by leaf."""
-    return jax.tree.map(jnp.subtract, a, b)
+    return _map(jnp.subtract, a, b)
 
 
 def stack(several: Sequence[Tree]) -> Tree:
@@ -61,6 +81,24 @@ def size(a: Tree) -> int:
 def nbytes(a: Tree) -> int:
     """Bytes of the tree's arrays (shapes suffice)."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(a))
+
+
+class Affine(NamedTuple):
+    """A plane of trees, w(a, b) = o + a u + b v.
+
+    Attributes:
+        origin: o, a tree of arrays.
+        u: First axis, a tree like the origin.
+        v: Second axis.
+    """
+
+    origin: Tree
+    u: Tree
+    v: Tree
+
+    def at(self, ab: Sequence[Any]) -> Tree:
+        """The tree w(a, b); leaves that are no parameters stay as the origin has them."""
+        return _map(lambda u, v, o: o + ab[0] * u + ab[1] * v, self.u, self.v, self.origin)
 
 
 class Signature(NamedTuple):

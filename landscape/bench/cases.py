@@ -19,6 +19,7 @@ from landscape import losses, networks, planes
 from landscape.arrays import trees
 from landscape.datasets import Dataset
 from landscape.evaluation import cost_model, sharded
+from landscape.evaluation.execution import Execution
 from landscape.planes.grids import grid_around
 from landscape.problem import Problem
 from landscape.training import shallow, train
@@ -152,19 +153,18 @@ def _surface(case: Case, precision: str, memory: int | None, seed: int) -> Ready
     problem = problem_of(case, seed)
     plane = planes.through_solutions(*(problem.network.init(jax.random.key(s)) for s in range(3)))
     grid = grid_around(plane, case.points)
-    devices = tuple(jax.local_devices())
-    settings = sharded.Settings(precision, memory, None, devices, None, False, lambda: None)
-    plan = sharded.plan_for(problem, plane, grid, settings)
-    made = sharded.prepare(problem, [plane], [grid], [problem.loss], plan, settings, whole=True)
-    inputs = made.triple, made.data(0), made.axes
+    execution = Execution(precision, memory, devices=tuple(jax.local_devices()))
+    plan = sharded.plan_for(problem, plane, grid, execution)
+    made = sharded.prepare(problem, [plane], [grid], [problem.loss], plan, execution, whole=True)
+    inputs = made.affine, made.data(0), made.axes
     trace = partial(sharded.block_sums.trace, *inputs, **made.options)
     run, stages, used = _staged(trace, lambda run: run(*inputs))
 
     def call() -> np.ndarray:
-        return sharded.problem_means(problem, plane, grid, [problem.loss], settings).values
+        return sharded.problem_means(problem, plane, grid, [problem.loss], execution).values
 
     found = cost_model.costs(problem.network, plane.origin, jax.ShapeDtypeStruct(problem.data.x.shape[1:], np.float32))
-    held = sum(c.count * c.held for c in found)
+    held = sum(n * cost.held for n, cost in zip(problem.network.counts, found, strict=True))
     chunks = math.ceil(case.examples / plan.tile.examples)
     least = chunks * 3 * trees.nbytes(plane.origin) + sum(t.nbytes for t in inputs[1]) + 4 * case.points**2
     return Ready(
@@ -172,7 +172,7 @@ def _surface(case: Case, precision: str, memory: int | None, seed: int) -> Ready
         "grid points",
         (case.points**2, lambda: jax.block_until_ready(run(*inputs))),
         (case.points**2, call),
-        len(devices),
+        len(execution.devices),
         plan.operations,
         {"least": float(least), "points": 2.0 * 4 * held * case.examples * case.points**2},
         stages,

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jcore
 
-from landscape.compiler import batch_rules
-from landscape.compiler.batch_rules import Equation
+from landscape.compiler.interpreter import Equation, as_function, interpret, is_variable, read
 from landscape.files import atomic
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"})
@@ -21,13 +20,13 @@ class How(NamedTuple):
     """What is rewritten on the way.
 
     Attributes:
-        values_only: Whether functions with a derivative of their own (`custom_jvp`, `custom_vjp`) are entered too, so
-            that derivatives of the result are not theirs; otherwise they stay whole.
-        products: Whether convolutions of one example become products with its patches.
+        inference: Whether functions with a derivative of their own (`custom_jvp`, `custom_vjp`) are entered too. The
+            result then loses these derivatives; otherwise such functions stay whole.
+        patches: Whether convolutions of one example become products with its patches.
     """
 
-    values_only: bool = False
-    products: bool = False
+    inference: bool = False
+    patches: bool = False
 
 
 AS_IS = How()
@@ -44,20 +43,47 @@ def flat(closed: jcore.ClosedJaxpr, how: How = AS_IS) -> jcore.ClosedJaxpr:
     return jax.make_jaxpr(lambda *xs: _inline(closed.jaxpr, closed.consts, xs, how))(*shapes)
 
 
-def program(f: Callable[..., Any], *args: Any) -> str:
-    """Fingerprint of what a function computes: the same in every process, another for other numbers in its closure.
+def jaxpr_hash(f: Callable[..., Any], *args: Any) -> str:
+    """Hash of what a function computes: equal in every process, different if its closure holds other numbers.
 
     Args:
         f: A function that JAX can trace.
         args: Its arguments, or their shapes.
 
-    >>> program(lambda x: 2 * x, 1.0) == program(lambda y: 2 * y, 5.0)
+    >>> jaxpr_hash(lambda x: 2 * x, 1.0) == jaxpr_hash(lambda y: 2 * y, 5.0)
     True
-    >>> program(lambda x: 2 * x, 1.0) == program(lambda x: 3 * x, 1.0)
+    >>> jaxpr_hash(lambda x: 2 * x, 1.0) == jaxpr_hash(lambda x: 3 * x, 1.0)
     False
     """
-    traced = flat(jax.make_jaxpr(f)(*args))
+    return closed_hash(jax.make_jaxpr(f)(*args))
+
+
+def closed_hash(closed: jcore.ClosedJaxpr) -> str:
+    """`jaxpr_hash` of a function that is traced already."""
+    traced = flat(closed)
     return atomic.fingerprint(re.sub(r" at 0x[0-9a-f]+", "", str(traced.jaxpr)), list(map(_bits, traced.consts)))
+
+
+def coarsest(closed: jcore.ClosedJaxpr) -> Any:
+    """The floating-point type in which a traced function rounds most, at every depth; float32 where it has none.
+
+    >>> coarsest(jax.make_jaxpr(lambda x: jnp.sin(x.astype(jnp.bfloat16)).astype(jnp.float32))(1.0))
+    dtype(bfloat16)
+    """
+    found = _types(closed.jaxpr) or {jnp.dtype(jnp.float32)}
+    return max(found, key=lambda dtype: float(jnp.finfo(dtype).eps))
+
+
+def _types(jaxpr: Any) -> set[Any]:
+    """The floating-point types of all values, those of nested functions included."""
+    values = [*jaxpr.invars, *(v for e in jaxpr.eqns for v in e.outvars)]
+    found = {v.aval.dtype for v in values if hasattr(v.aval, "dtype") and jnp.issubdtype(v.aval.dtype, jnp.floating)}
+    return found.union(*map(_types, _nested(jaxpr)))
+
+
+def _nested(jaxpr: Any) -> list[Any]:
+    inner = [v for e in jaxpr.eqns for p in e.params.values() for v in (p if isinstance(p, tuple | list) else (p,))]
+    return [getattr(v, "jaxpr", v) for v in inner if isinstance(v, jcore.Jaxpr | jcore.ClosedJaxpr)]
 
 
 def _bits(constant: Any) -> Any:
@@ -68,26 +94,26 @@ def _bits(constant: Any) -> Any:
 
 def _inline(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any], how: How) -> list[Any]:
     """Run a jaxpr with nested calls entered, so that tracing the run gives one flat list of equations."""
-    env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, values, strict=True))
-    calls = CALLS | DERIVED if how.values_only else CALLS
+    calls = CALLS | DERIVED if how.inference else CALLS
 
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, jcore.Literal) else env[atom]
-
-    for equation in jaxpr.eqns:
-        inputs = [read(atom) for atom in equation.invars]
-        if equation.primitive.name in calls:
-            inner: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    def rule(e: Equation, inputs: list[Any]) -> list[Any]:
+        if e.primitive.name in calls:
+            inner: Any = e.params.get("jaxpr", e.params.get("call_jaxpr"))
             inner, held = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
-            outs = _inline(inner, held, inputs, how)
-        elif equation.primitive.name == "scan":
-            outs = _hoisted_scan(equation, inputs, how)
-        elif how.products and _plain_convolution(equation):
-            outs = [_product_with_patches(equation, *inputs)]
-        else:
-            outs = batch_rules.as_function(equation)(*inputs)
-        env.update(zip(equation.outvars, outs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            return _inline(inner, held, inputs, how)
+        if e.primitive.name == "scan":
+            return _hoisted_scan(e, inputs, how)
+        if how.patches and _plain_convolution(e):
+            return [_product_with_patches(e, *inputs)]
+        return as_function(e)(*inputs)
+
+    env = interpret(jaxpr.eqns, _bound(jaxpr, consts, values), rule)
+    return [read(env, atom) for atom in jaxpr.outvars]
+
+
+def _bound(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
+    """The values of a jaxpr's constants and inputs."""
+    return dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
 
 
 def _plain_convolution(e: Equation) -> bool:
@@ -129,50 +155,44 @@ def _product_with_patches(e: Equation, x: jax.Array, kernel: jax.Array) -> jax.A
 
 
 def _hoisted_scan(equation: Equation, inputs: Sequence[Any], how: How) -> list[Any]:
-    """A scan with everything that does not depend on the carry computed before it, for all its steps at once."""
+    """A scan in which whatever does not depend on the carry is computed before it, for all steps at once."""
     params = equation.params
     fixed, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
-    body = params["jaxpr"]
-    inner = flat(body, how)
-    jaxpr, consts, steps = inner.jaxpr, inner.consts, inputs[carried:]
-    moving = set(jaxpr.invars[fixed:carried])
-    early, rest = [], []
-    for e in jaxpr.eqns:
-        depends = any(v in moving for v in e.invars if not isinstance(v, jcore.Literal))
-        moving |= set(e.outvars) if depends else set()
-        (rest if depends else early).append(e)
-    made = [v for e in early for v in e.outvars]  # in order: what is traced must be the same every time
-    read = {v for e in rest for v in e.invars if not isinstance(v, jcore.Literal)}
-    cut = [v for v in made if v in read or v in jaxpr.outvars]
+    constants, start, steps = inputs[:fixed], inputs[fixed:carried], inputs[carried:]
+    inner = flat(params["jaxpr"], how)
+    jaxpr, consts = inner.jaxpr, inner.consts
+    early, rest = _apart(jaxpr, jaxpr.invars[fixed:carried])
+    needed = {v for e in rest for v in e.invars if is_variable(v)} | {v for v in jaxpr.outvars if is_variable(v)}
+    hoisted = [v for e in early for v in e.outvars if v in needed]  # in order: every trace must be the same
+    if not hoisted or not steps:
+        hoisted, early, rest = [], [], jaxpr.eqns
+    unknown = [None] * len(start)
 
-    def before(*values: Any) -> list[Any]:
-        env = dict(zip(jaxpr.constvars, consts, strict=True))
-        env |= dict(zip([*jaxpr.invars[:fixed], *jaxpr.invars[carried:]], values, strict=True))
-        return _steps(early, env, cut)
+    def before(xs: Sequence[Any]) -> list[Any]:
+        env = interpret(early, _bound(jaxpr, consts, [*constants, *unknown, *xs]), _plainly)
+        return [env[v] for v in hoisted]
 
-    def step(carry: Sequence[Any], xs: Any) -> tuple[Any, Any]:
-        own, hoisted = xs
-        env = dict(zip(jaxpr.constvars, consts, strict=True))
-        env |= dict(zip(jaxpr.invars, [*inputs[:fixed], *carry, *own], strict=True)) | dict(
-            zip(cut, hoisted, strict=True)
-        )
-        outs = _steps(rest, env, jaxpr.outvars)
+    def step(carry: Sequence[Any], both: Any) -> tuple[Any, Any]:
+        xs, known = both
+        env = _bound(jaxpr, consts, [*constants, *carry, *xs]) | dict(zip(hoisted, known, strict=True))
+        interpret(rest, env, _plainly)
+        outs = [read(env, v) for v in jaxpr.outvars]
         return outs[: len(carry)], outs[len(carry) :]
 
-    axes = (*[None] * fixed, *[0] * len(steps))
-    hoisted = jax.vmap(before, axes)(*inputs[:fixed], *steps) if cut and steps else []
-    if not hoisted:
-        cut, rest = [], jaxpr.eqns
-    last, stacked = lax.scan(
-        step, list(inputs[fixed:carried]), (list(steps), hoisted), length=params["length"], reverse=params["reverse"]
-    )
+    known = jax.vmap(before)(steps) if hoisted else []
+    last, stacked = lax.scan(step, list(start), (steps, known), length=params["length"], reverse=params["reverse"])
     return [*last, *stacked]
 
 
-def _steps(equations: Sequence[Equation], env: dict[Any, Any], wanted: Sequence[Any]) -> list[Any]:
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, jcore.Literal) else env[atom]
+def _apart(jaxpr: jcore.Jaxpr, carry: Sequence[Any]) -> tuple[list[Equation], list[Equation]]:
+    """The equations that do not depend on the carry, and those that do."""
+    moving, early, rest = set(carry), [], []
+    for e in jaxpr.eqns:
+        depends = any(is_variable(v) and v in moving for v in e.invars)
+        moving |= set(e.outvars) if depends else set()
+        (rest if depends else early).append(e)
+    return early, rest
 
-    for e in equations:
-        env.update(zip(e.outvars, batch_rules.as_function(e)(*map(read, e.invars)), strict=True))
-    return [read(v) for v in wanted]
+
+def _plainly(equation: Equation, values: list[Any]) -> list[Any]:
+    return as_function(equation)(*values)

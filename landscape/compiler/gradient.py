@@ -1,9 +1,9 @@
 """The sum of all branches of one kind and its gradient, in two passes over chunks of branches (§2).
 
 The outputs come first; then, from the slope of the loss in them, every chunk's gradient, written in place. Memory is
-the parameters, their gradient and one chunk, whatever the number of branches. Between the passes only the values at
-which the affine prefix ends are kept (the first layer, nearly all of the arithmetic), and only where they are few
-beside the parameters; all else is computed a second time.
+the parameters, their gradient and one chunk, whatever the number of branches. Between the passes only the residuals
+are kept, the values at which the affine prefix ends: the first layer, nearly all of the arithmetic. They are kept only
+where they are few beside the parameters; all else is computed a second time.
 """
 
 from functools import partial
@@ -11,104 +11,93 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from landscape.arrays import trees
-from landscape.compiler.staged import Parts, Restriction
+from landscape.arrays.chunked import chunked_scan, part
+from landscape.compiler import staged
+from landscape.compiler.analysis import StagedBranch
 
 Params = Any
-Cuts = tuple[Parts, ...]
-Kept = list[jax.Array]
 
 KEPT = 0.125
 """The first layer's values are kept where they are no more than this share of the parameters."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def of_branches(restriction: Restriction, chunk: int, params: Params, x: jax.Array) -> jax.Array:
+def sum_of_branches(branch: StagedBranch, chunk: int, params: Params, x: Any) -> jax.Array:
     """Σ_i f_i(w_(i); x), outputs [C, n].
 
     Args:
-        restriction: One branch, traced and staged.
+        branch: One branch, traced and staged.
         chunk: Branches computed at a time; the last chunk may be smaller.
         params: [I, ...].
-        x: Examples [..., n].
+        x: Examples [..., n], or a tree of them; whole numbers have no gradient.
     """
-    return _forward(restriction, chunk, params, x, [])[0]
+    return _outputs(branch, chunk, params, x, [])[0]
 
 
-def _outputs(restriction: Restriction, chunk: int, params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-    total, kept = _forward(restriction, chunk, params, x, _worth_keeping(restriction, chunk, params, x))
+def _first_pass(branch: StagedBranch, chunk: int, params: Params, x: Any) -> tuple[jax.Array, Any]:
+    total, kept = _outputs(branch, chunk, params, x, _worth_keeping(branch, chunk, params, x))
     return total, (params, x, kept)
 
 
-def _forward(
-    restriction: Restriction, chunk: int, params: Params, x: jax.Array, keep: list[int]
-) -> tuple[jax.Array, tuple[Kept, Kept]]:
-    """The outputs, and of whole chunks and the rest the kept cuts."""
+def _outputs(branch: StagedBranch, chunk: int, params: Params, x: Any, keep: list[int]) -> tuple[jax.Array, Any]:
+    """The outputs, and the chosen residuals of every chunk."""
 
-    def part(w: Params) -> tuple[jax.Array, Kept]:
-        cuts = restriction.prefix((w,), x)
-        return restriction.at(cuts, jnp.zeros(())), [cuts[k][0] for k in keep]
+    def add(total: jax.Array | None, start: Any, size: int, _: None) -> tuple[jax.Array, Any]:
+        residuals = staged.precompute(branch, (part(params, start, size),), x)
+        f = staged.at_point(branch, residuals, jnp.zeros(()))
+        return f if total is None else total + f, [residuals[k][0] for k in keep]
 
-    def add(total: jax.Array, start: jax.Array) -> tuple[jax.Array, Kept]:
-        f, kept = part(_slice(params, start, chunk))
-        return total + f, kept
-
-    whole, rest = divmod(_count(params), chunk)
-    if not whole:
-        total, kept = part(params)
-        return total, ([], kept)
-    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(part, params)[0])
-    total, kept = lax.scan(add, zero, chunk * jnp.arange(whole))
-    if not rest:
-        return total, (kept, [])
-    f, last = part(_slice(params, whole * chunk, rest))
-    return total + f, (kept, last)
+    count = _count(params)
+    if count < chunk:
+        return chunked_scan(add, None, count, chunk)
+    zero = jax.eval_shape(lambda: add(None, 0, chunk, None)[0])
+    return chunked_scan(add, jnp.zeros(zero.shape, zero.dtype), count, chunk)
 
 
-def _slopes(restriction: Restriction, chunk: int, known: Any, slope: jax.Array) -> tuple[Params, jax.Array]:
-    """The second pass: the gradients in params and x, from that in the outputs."""
-    params, x, (kept, last) = known
-    keep = _worth_keeping(restriction, chunk, params, x)
+def _second_pass(branch: StagedBranch, chunk: int, known: Any, slope: jax.Array) -> tuple[Params, Any]:
+    """The gradients in params and x, from that in the outputs."""
+    params, x, kept = known
+    keep = _worth_keeping(branch, chunk, params, x)
 
-    def part(w: Params, values: Kept) -> tuple[Params, jax.Array]:
-        cuts, back = jax.vjp(lambda w, x: restriction.prefix((w,), x), w, x)
+    def of_part(w: Params, values: Any) -> tuple[Params, Any]:
+        residuals, back = jax.vjp(lambda w, x: staged.precompute(branch, (w,), x), w, x)
         found = dict(zip(keep, values, strict=True))
-        held = tuple((found[k],) if k in found else cut for k, cut in enumerate(cuts))
-        _, late = jax.vjp(lambda cuts: restriction.at(cuts, jnp.zeros(())), held)
+        held = tuple((found[k],) if k in found else parts for k, parts in enumerate(residuals))
+        _, late = jax.vjp(lambda parts: staged.at_point(branch, parts, jnp.zeros(())), held)
         return back(late(slope)[0])
 
-    def put(gradient: tuple[Params, jax.Array], start: Any, size: int, values: Kept) -> tuple[Params, jax.Array]:
-        of_params, of_x = part(_slice(params, start, size), values)
+    def put(gradient: tuple[Params, Any], start: Any, size: int, values: Any) -> tuple[Any, None]:
+        of_params, of_x = of_part(part(params, start, size), values)
         whole = jax.tree.map(lambda g, p: lax.dynamic_update_slice_in_dim(g, p, start, 0), gradient[0], of_params)
-        return whole, gradient[1] + of_x
+        return (whole, jax.tree.map(lambda g, t: g + t if t.dtype == g.dtype else g, gradient[1], of_x)), None
 
-    whole, rest = divmod(_count(params), chunk)
-    if not whole:
-        return part(params, last)
-    gradient = jax.tree.map(jnp.zeros_like, params), jnp.zeros_like(x)
-    gradient, _ = lax.scan(lambda g, i: (put(g, i[0], chunk, i[1]), None), gradient, (chunk * jnp.arange(whole), kept))
-    return put(gradient, whole * chunk, rest, last) if rest else gradient
+    if _count(params) < chunk:
+        return of_part(params, kept[1])
+    of_params, of_x = chunked_scan(put, jax.tree.map(jnp.zeros_like, (params, x)), _count(params), chunk, kept)[0]
+    return of_params, jax.tree.map(_slope, of_x)
 
 
-of_branches.defvjp(_outputs, _slopes)
+def _slope(x: jax.Array) -> Any:
+    """A gradient in one input; that of whole numbers in JAX's type for it."""
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
 
 
-def _worth_keeping(restriction: Restriction, chunk: int, params: Params, x: jax.Array) -> list[int]:
-    """Which cuts are kept between the passes: those with examples, if they are few beside the parameters."""
-    if restriction.early:
+sum_of_branches.defvjp(_first_pass, _second_pass)
+
+
+def _worth_keeping(branch: StagedBranch, chunk: int, params: Params, x: Any) -> list[int]:
+    """Which residuals are kept between the passes: those with examples, if they are few beside the parameters."""
+    if branch.affine:
         return []
-    operands = [restriction.equations[i].invars[j] for i, j in restriction.cuts]
-    found = [k for k, v in enumerate(operands) if restriction.axes(v).example]
-    one = jax.eval_shape(lambda w: [restriction.prefix((w,), x)[k][0] for k in found], _slice(params, 0, 1))
+    found = [k for k, r in enumerate(branch.residuals) if branch.axes(r).example]
+    one = jax.eval_shape(lambda w: [staged.precompute(branch, (w,), x)[k][0] for k in found], part(params, 0, 1))
     few = trees.nbytes(one) * _count(params) <= KEPT * trees.nbytes(params)
     return found if few or _count(params) < chunk else []
 
 
 def _count(params: Params) -> int:
     return jax.tree.leaves(params)[0].shape[0]
-
-
-def _slice(params: Params, start: Any, size: int) -> Params:
-    return jax.tree.map(lambda t: lax.dynamic_slice_in_dim(t, start, size), params)

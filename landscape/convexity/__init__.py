@@ -16,16 +16,12 @@ or flat surface measures 0 with one minimum; a 2 x 2 grid has no interior and me
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from landscape.arrays import trees
 from landscape.convexity.envelope import (
     Envelope,
     Samples,
@@ -38,7 +34,6 @@ from landscape.convexity.envelope import (
 )
 from landscape.convexity.persistence import persistences
 from landscape.evaluation import profiles
-from landscape.problem import Problem
 
 if TYPE_CHECKING:
     from landscape.surfaces import Surface
@@ -112,7 +107,8 @@ def report(
     Args:
         surface: Grid and risk suffice; barriers and triangle need its anchors.
         layer: A further quantity of the surface to measure instead of its risk, for example the test risk.
-        barriers: [edges] Barriers along the edges computed exactly by `barriers`; else interpolated from the samples.
+        barriers: [edges] Barriers along the edges computed exactly by `barriers`; when None those that the surface
+            carries in its metadata, as those of a run do; only without any are they interpolated from the samples.
         threshold: Share of the range that a minimum's persistence must exceed.
         resolution: Differences that count as rounding, in loss units; read from the type of the values by default.
             To be given where the values are less exact than their type: computed in float32 and stored in float64.
@@ -135,6 +131,8 @@ def report(
             f"{whole.f.size} are finite here.\n  Evaluate it on a smaller extent, or find out where the loss overflows."
         )
     whole, hull = _with_envelope(whole)
+    if barriers is None:
+        barriers = known_barriers(surface, layer)
     if barriers is None:
         barriers = np.array([_interpolated_barrier(whole, hull, *ends) for ends in combinations(anchors, 2)])
     edges = np.asarray(barriers, float)
@@ -180,26 +178,28 @@ def edge_barriers(problem: Any, edges: Sequence[tuple[Any, Any]], *, points: int
     """
     if points < 3:
         raise ValueError(f"An edge needs at least 3 points, its ends included; got {points}.")
-    if isinstance(problem, Problem):
-        return np.array([_excess(line) for line in profiles(problem, edges, points=points)])
-    start, end = (trees.stack(side) for side in zip(*edges, strict=True))
-    values = _along(problem, start, end, jnp.linspace(0, 1, points))
-    return jax.tree.map(lambda v: np.array([_excess(np.asarray(line)) for line in v]), values)
+    lines = profiles(problem, edges, points=points)
+    return jax.tree.map(lambda of_all: np.array([barrier(line) for line in of_all]), lines)
 
 
-@partial(jax.jit, static_argnums=0)
-def _along(risk: Any, start: Any, end: Any, t: jax.Array) -> Any:
-    def edge(ends: tuple[Any, Any]) -> Any:
-        step = trees.subtract(ends[1], ends[0])
-        return lax.map(lambda s: risk(trees.axpy(s, step, ends[0])), t)
-
-    return lax.map(edge, (start, end))
+def known_barriers(surface: "Surface", layer: str | None = None) -> np.ndarray | None:
+    """The exact barriers [edges] that a surface carries, of its risk or of the layer "test risk"; None without them."""
+    held = surface.metadata.get("barriers", {})
+    found = held.get({None: "train", "test risk": "test"}.get(layer, ""))
+    return None if found is None else np.asarray(found, float)
 
 
-def _excess(values: np.ndarray) -> float:
-    line = values.astype(float)
-    above = line - np.linspace(line[0], line[-1], len(line))
-    return clean(above.max(), rounding(values)) if np.isfinite(line).all() else float("nan")
+def barrier(values: np.ndarray) -> float:
+    """The largest height of a profile [T] above the straight line between its ends, loss units; nan if it is unknown.
+
+    Heights within the rounding of the values count as 0.
+
+    >>> barrier(np.array([1.0, 3.0, 2.0]))
+    1.5
+    """
+    values = values.astype(float) if values.dtype == np.float64 else values.astype(np.float32).astype(float)
+    above = values - np.linspace(values[0], values[-1], len(values))
+    return float(clean(above.max(), rounding(values))) if np.isfinite(values).all() else float("nan")
 
 
 def _samples(surface: "Surface", values: Any, resolution: float | None) -> Samples:

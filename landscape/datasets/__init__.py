@@ -5,7 +5,7 @@ import json
 import os
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -31,7 +31,7 @@ class Dataset:
     """Examples, labels and weights. As a pytree it is (x, y, weight); inside `jit` its values are not checked again.
 
     Attributes:
-        x: Examples [N, ...].
+        x: Examples [N, ...]; of several inputs a dictionary or a tuple of arrays. A `np.memmap` stays in its file.
         y: Labels [N] (or targets [N, ...]).
         weight: Weight of each example [N], float32; 1 when None, 0 for padding.
         name: What `repr` and run directories call it.
@@ -44,26 +44,33 @@ class Dataset:
     Dataset(five: x [5, 2] float32, y [5] float32)
     """
 
-    x: Array
+    x: Any
     y: Array
     weight: Any = None
     name: str = "data"
     teacher: Any = None
 
     def __post_init__(self) -> None:
-        x, y = _as_array(self.x), _as_array(self.y)
-        ones = jnp.ones if isinstance(x, jax.Array) else np.ones
-        weight = ones(x.shape[:1], np.float32) if self.weight is None else _as_array(self.weight).astype(np.float32)
-        shapes = {"x": x.shape, "y": y.shape, "weight": weight.shape}
-        if not x.shape or not y.shape or weight.shape != x.shape[:1] or y.shape[0] != x.shape[0] or not x.shape[0]:
-            raise ValueError(f"A data set needs x [N, ...], y [N] and weight [N], one or more of each; got {shapes}.")
+        if not isinstance(self.name, str) or not self.name.isprintable():
+            raise ValueError(f"The name of a data set is one line of text; got {self.name!r}.")
+        x, y = _inputs(self.x), _as_array(self.y)
+        ones = jnp.ones if isinstance(y, jax.Array) else np.ones
+        weight = ones(y.shape[:1], np.float32) if self.weight is None else _as_array(self.weight).astype(np.float32)
+        lengths = {leaf.shape[:1] for leaf in (*jax.tree.leaves(x), y, weight)}
+        if len(lengths) != 1 or lengths & {(), (0,)} or weight.ndim != 1 or not jax.tree.leaves(x):
+            shapes = {"x": jax.tree.map(np.shape, x), "y": y.shape, "weight": weight.shape}
+            raise ValueError(
+                f"A data set needs x [N, ...], y [N] and weight [N], one or more of each; got {shapes}.\n"
+                "  Several inputs are a dictionary or a tuple of arrays x."
+            )
         for name, array in {"x": x, "y": y, "weight": weight}.items():
-            _refuse_not_finite(name, array)
+            for leaf in jax.tree.leaves(array):
+                _refuse_not_finite(name, leaf)
             object.__setattr__(self, name, array)
         if not isinstance(weight, Tracer) and (np.min(np.asarray(weight)) < 0 or np.max(np.asarray(weight)) <= 0):
             raise ValueError("Weights must not be negative, and one at least must be positive.")
 
-    def tree_flatten(self) -> tuple[tuple[Array, Array, Array], str]:
+    def tree_flatten(self) -> tuple[tuple[Any, Array, Array], str]:
         """(x, y, weight), and the name; the teacher is not carried along."""
         return (self.x, self.y, self.weight), self.name
 
@@ -80,11 +87,37 @@ class Dataset:
         """sha256 (hex) of x, y and weight with their shapes and types."""
         return atomic.fingerprint(self.x, self.y, self.weight)
 
+    @cached_property
+    def support(self) -> "Dataset":
+        """The examples of positive weight; the record itself where those are all.
+
+        Weights are scaled by the power of two that brings the largest into [1, 2): a mean Σ w ℓ / Σ w keeps its bits,
+        and neither overflows nor vanishes whatever the unit of the weights.
+        """
+        weight = np.asarray(self.weight)
+        scaled = np.ldexp(weight, 1 - np.frexp(weight.max())[1])
+        kept = np.flatnonzero(scaled)
+        if np.array_equal(weight, scaled) and len(kept) == len(weight):
+            return self
+        return replace(self.taken(kept), weight=scaled[kept])
+
+    def taken(self, which: Any) -> "Dataset":
+        """The examples at positions, or in a slice, of one or more."""
+        x, y, weight = jax.tree.map(lambda t: t[which], (self.x, self.y, self.weight))
+        return Dataset.tree_unflatten(self.name, (x, y, weight))
+
+    @property
+    def example(self) -> Any:
+        """Shape and type of one example, [...]."""
+        return jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), self.x)
+
     def __len__(self) -> int:
-        return self.x.shape[0]
+        return self.weight.shape[0]
 
     def __repr__(self) -> str:
-        parts = [f"{name} {_shape(array)}" for name, array in (("x", self.x), ("y", self.y))]
+        inputs = jax.tree_util.tree_leaves_with_path(self.x)
+        parts = [f"x{jax.tree_util.keystr(where)} {_shape(array)}" for where, array in inputs]
+        parts.append(f"y {_shape(self.y)}")
         return f"Dataset({self.name}: {', '.join(parts)})"
 
 
@@ -288,6 +321,12 @@ def _standardise(name: str, pixels: np.ndarray) -> np.ndarray:
     for start in range(0, len(x), 64):  # stays in the cache of a core
         x[start : start + 64] = (pixels[start : start + 64] - mean) * scale
     return x
+
+
+def _inputs(x: Any) -> Any:
+    """Examples as one array, or several inputs as a tree of arrays: a dictionary, or a tuple of arrays."""
+    several = isinstance(x, dict) or (isinstance(x, tuple) and all(hasattr(part, "shape") for part in x))
+    return jax.tree.map(_as_array, x) if several else _as_array(x)
 
 
 def _as_array(values: Any) -> Array:

@@ -1,86 +1,160 @@
 """What makes a surface trustworthy: the evaluator at the anchors, against direct evaluation and against itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from landscape.arrays import hardware
+from landscape.arrays.trees import Affine
+from landscape.compiler import staged
 from landscape.evaluation import sharded
+from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
-from landscape.evaluation.sharded import Settings
 from landscape.losses import Loss
 from landscape.planes import Plane
 from landscape.planes.grids import Grid
-from landscape.problem import Problem, streamed_risk, weighted_risk
+from landscape.problem import Problem, outputs, streamed_risk
 
 EXAMPLES_CHECKED = 512
 BRANCHES_CHECKED = 512
 """Where the network does not say: activations of so many branches exist at a time."""
+PRODUCTS = {"highest": 0.0, "high": 2.0**-10, "default": 2.0**-8}
+"""Rounding of matrix products at each precision on accelerators (tf32, bfloat16); "highest" is that of the outputs."""
+
+
+def agreement(
+    runs: tuple[np.ndarray, np.ndarray], other: np.ndarray, dtypes: Sequence[Any], examples: int, precision: str
+) -> dict[str, Any]:
+    """Whether two runs of one computation are equal, and whether another way of computing it agrees with them.
+
+    Args:
+        runs: The same program run twice, [..., Q].
+        other: The same quantities computed in another way, [..., Q].
+        dtypes: Types in which it is computed; the coarsest sets the tolerance, the square root of its rounding.
+        examples: Examples that entered.
+        precision: Of matrix products.
+
+    Returns:
+        deterministic; max_difference of the first quantity (its units); relative_difference, the largest of all
+        quantities against their size or 1; tolerance of the latter; rounding, the coarsest type; examples.
+    """
+    one, again = (np.asarray(run, np.float64) for run in runs)
+    other = np.asarray(other, np.float64)
+    with np.errstate(invalid="ignore"):
+        away = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, np.abs(one - other))
+    away = np.where(np.isnan(away), np.inf, away).reshape(-1, one.shape[-1])
+    sizes = np.abs(np.where(np.isfinite(other), other, 0.0)).reshape(away.shape).max(0, initial=1.0)
+    coarsest = max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
+    rounding = max(PRODUCTS.get(precision, 0.0), float(jnp.finfo(coarsest).eps))
+    return {
+        "deterministic": bool(np.array_equal(one, again, equal_nan=True)),
+        "max_difference": float(away[:, 0].max()),
+        "relative_difference": float((away / sizes).max()),
+        "tolerance": float(np.sqrt(rounding)),
+        "rounding": str(jnp.dtype(coarsest)),
+        "examples": examples,
+    }
+
+
+def disagreement(found: Mapping[str, Any]) -> str:
+    """What is wrong with a surface, in words, from its `metadata["checks"]`; empty where nothing is."""
+    if not found["deterministic"]:
+        return "two evaluations at the same parameters give different losses"
+    if found["relative_difference"] > found["tolerance"]:
+        return (
+            f"the surface and a direct evaluation at the same parameters differ by {found['relative_difference']:.1e} "
+            f"(relative); rounding of {found.get('rounding', 'float32')} explains {found['tolerance']:.0e}"
+        )
+    return ""
+
+
+def refuse_disagreement(found: Mapping[str, Any]) -> None:
+    """Refuse a loss that is not one function of the parameters.
+
+    Raises:
+        ValueError: `disagreement` finds something.
+    """
+    if wrong := disagreement(found):
+        raise ValueError(
+            f"The loss is not one function of the parameters: {wrong}; a surface needs a deterministic function.\n"
+            "  Fix its random keys, switch dropout and augmentation off."
+        )
+
+
+Forward = Callable[..., jax.Array]
+
+
+def plainly(network: Any, params: Any, x: jax.Array, axis: str | None) -> jax.Array:
+    """The network's own `apply`, summed over the devices that the branches are split over."""
+    return hardware.summed(network.apply(params, x), axis)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 6))
-def _risk(
-    measure: Callable[..., jax.Array], network: Any, loss: Loss, axes: Any, ab: Any, data: Any, mesh: Mesh | None
-) -> Any:
-    """A risk at w(a, b), whose branches may be split over a mesh ("branches",)."""
-    w = Plane(axes[0], axes[1], axes[2], np.zeros((0, 2))).at(ab)
+def _risk(forward: Forward, network: Any, loss: Loss, affine: Affine, ab: Any, data: Any, mesh: Mesh | None) -> Any:
+    """The risk at w(a, b), whose branches may be split over a mesh ("branches",)."""
+
+    def risk(w: Any, data: Any) -> jax.Array:
+        return streamed_risk(partial(forward, network, axis=mesh and "branches"), loss, w, data)
+
     if mesh is None:
-        return measure(network, loss, w, data)
-    run = partial(measure, network, loss, axis="branches")
-    return jax.shard_map(run, mesh=mesh, in_specs=(P("branches"), P()), out_specs=P(), check_vma=False)(w, data)
+        return risk(affine.at(ab), data)
+    split = jax.shard_map(risk, mesh=mesh, in_specs=(P("branches"), P()), out_specs=P(), check_vma=False)
+    return split(affine.at(ab), data)
 
 
-def directly(measure: Callable[..., jax.Array], problem: Problem, plane: Plane, points: np.ndarray) -> np.ndarray:
-    """`weighted_risk` or `streamed_risk` at points w(a, b) of a plane, one after another, [M].
+def directly(forward: Forward, problem: Problem, plane: Plane, points: np.ndarray) -> np.ndarray:
+    """The risk at points w(a, b) of a plane, one after another, [M].
 
     Args:
-        measure: One of the two.
-        problem: The problem; its plain network runs a chunk of branches at a time.
+        forward: (network, params, x, axis) -> outputs: `plainly` or `problem.outputs`.
+        problem: The problem; its network runs a chunk of branches at a time.
         plane: The plane; where its branches are split over devices, they stay so.
         points: (a, b), [M, 2].
     """
-    dtype, found = sharded.float_type(plane), []
     network = replace(problem.network, branch_chunk=problem.network.branch_chunk or BRANCHES_CHECKED)
-    axes, mesh = (plane.origin, plane.u, plane.v), hardware.home_of(plane.origin)
-    for ab in points.astype(dtype):
-        found.append(_risk(measure, network, problem.loss, axes, ab, problem.data, mesh))
-    return np.array(found, float)
+    mesh, points = hardware.home_of(plane.origin), points.astype(plane.float_type)
+    return np.array(
+        [_risk(forward, network, problem.loss, plane.affine, ab, problem.data, mesh) for ab in points], float
+    )
 
 
 def check_anchors(
-    problem: Problem, planes: Sequence[Plane], losses: Sequence[Loss], tile: Tile, settings: Settings
+    problem: Problem, planes: Sequence[Plane], losses: Sequence[Loss], tile: Tile, execution: Execution
 ) -> list[dict[str, Any]]:
     """The evaluator at the anchors, twice, against the network's own `apply`, on the first examples of the data.
 
     Returns:
-        For each plane deterministic, max_difference (loss units) and the number of examples; with products below
-        float32 also precision_error, the largest difference from the same in float32 (loss units).
+        For each plane what `agreement` returns; with products below float32 also precision_error, the largest
+        difference from the same in float32 (loss units).
     """
     points = [plane.anchors if len(plane.anchors) else np.zeros((1, 2)) for plane in planes]
     count = min(len(problem.data), EXAMPLES_CHECKED)
-    x, y, weight = (np.asarray(t)[:count] for t in (problem.data.x, problem.data.y, problem.data.weight))
+    x, y, weight = jax.tree.map(lambda t: np.asarray(t[:count]), (problem.data.x, problem.data.y, problem.data.weight))
     first = Problem(type(problem.data)(x, y, weight), problem.network, problem.loss)
     grids = [Grid(*at.T) for at in points]
-    settings = settings._replace(tile=tile._replace(points=1), directory=None, progress=False)
+    execution = replace(execution, tile=tile._replace(points=1), directory=None, progress=False)
 
     def means(precision: str) -> np.ndarray:
-        found = sharded.stack_means(first, planes, grids, losses, settings._replace(precision=precision))
+        found = sharded.stack_means(first, planes, grids, losses, replace(execution, precision=precision))
         return np.diagonal(found.values, axis1=2, axis2=3)
 
-    once, twice = (means(settings.precision) for _ in range(2))
-    exact = means("highest") if settings.precision != "highest" else None
-    with jax.default_matmul_precision(settings.precision):
-        expected = [directly(weighted_risk, first, *at) for at in zip(planes, points, strict=True)]
+    once, twice = (means(execution.precision) for _ in range(2))
+    exact = means("highest") if execution.precision != "highest" else None
+    with jax.default_matmul_precision(execution.precision):
+        expected = [directly(plainly, first, *at) for at in zip(planes, points, strict=True)]
+        coarsest = staged.rounding(problem.network, planes[0].origin, sharded.example_of(problem, planes[0]))
     found = []
     for k in range(len(planes)):
-        away = float(np.abs(once[k, 0] - expected[k]).max())
-        known = {"deterministic": bool((once[k] == twice[k]).all()), "max_difference": away, "examples": count}
+        runs = once[k, 0][:, None], twice[k, 0][:, None]
+        known = agreement(runs, expected[k][:, None], [coarsest], count, execution.precision)
+        known["deterministic"] &= bool(np.array_equal(once[k], twice[k], equal_nan=True))
         error = {} if exact is None else {"precision_error": float(np.abs(once[k, 0] - exact[k, 0]).max())}
         found.append(known | error)
     return found
@@ -89,4 +163,4 @@ def check_anchors(
 def anchor_risks(problem: Problem, plane: Plane, precision: str = "highest") -> np.ndarray:
     """The risk at the plane's anchors, evaluated directly at w(a, b), [M]."""
     with jax.default_matmul_precision(precision):
-        return directly(streamed_risk, problem, plane, plane.anchors)
+        return directly(outputs, problem, plane, plane.anchors)

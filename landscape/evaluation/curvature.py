@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from landscape.compiler.flatten import program
+from landscape.arrays.trees import Affine
+from landscape.compiler.flatten import jaxpr_hash
 from landscape.files import atomic
 from landscape.files.progress import Bar, showing
 from landscape.planes import Plane, spectrum
 from landscape.planes.grids import Grid, checked
 from landscape.problem import Problem, fingerprint
 
-UNSEEN = 0.25
+UNEXPLAINED = 0.25
 """Where more than this share of the change of slope along the grid is not in the second derivatives, they mislead."""
 PROBES = 64
 
@@ -31,14 +32,14 @@ class Curvature(NamedTuple):
     Attributes:
         gradient: (∂f/∂a, ∂f/∂b), [A, B, 2], float64.
         hessian: [A, B, 2, 2].
-        unseen: Share of the change of slope from grid point to grid point that the second derivatives do not explain:
-            kinks, and a grid too coarse for the function.
+        unexplained_fraction: Share of the change of slope from grid point to grid point that the second derivatives
+            do not explain: kinks, and a grid too coarse for the function.
         reason: Why the curvature should not be shown; empty where it may be.
     """
 
     gradient: np.ndarray
     hessian: np.ndarray
-    unseen: float
+    unexplained_fraction: float
     reason: str
 
     @property
@@ -58,11 +59,11 @@ class Curvature(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def _row(of: spectrum.Objective, data: Any, triple: Any, axis: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _row(of: spectrum.Objective, data: Any, affine: Affine, axis: jax.Array, b: jax.Array) -> tuple[Any, Any]:
     """Gradient and Hessian at the points (a_i, b)."""
 
-    def f(ab: jax.Array) -> jax.Array:
-        return of(data, Plane(triple[0], triple[1], triple[2], np.zeros((0, 2))).at((ab[0], ab[1])))
+    def f(ab: Any) -> jax.Array:
+        return of(data, affine.at(ab))
 
     def at(a: jax.Array) -> tuple[jax.Array, jax.Array]:
         ab = jnp.stack([a, b])
@@ -95,14 +96,14 @@ def in_plane(
     """
     grid = checked(grid)
     of, data = spectrum.objective(problem)
-    dtype = jnp.result_type(*jax.tree.leaves(plane.origin))
-    triple, axis, rows = (plane.origin, plane.u, plane.v), jnp.asarray(grid.a, dtype), []
+    dtype = plane.float_type
+    axis, rows = jnp.asarray(grid.a, dtype), []
     kept = atomic.Blocks(Path(directory), _key(problem, plane, grid)) if directory else atomic.Blocks(None, "")
     with showing(progress, "curvature", len(grid.a) * len(grid.b), "points") as bar:
         for j, b in enumerate(grid.b):
             found = kept.load(j)
             if found is None:
-                row = _row(of, data, triple, axis, jnp.asarray(b, dtype))
+                row = _row(of, data, plane.affine, axis, jnp.asarray(b, dtype))
                 found = {str(n): np.asarray(x, np.float64) for n, x in enumerate(row)}
                 kept.save(j, found)
             rows.append((found["0"], found["1"]))
@@ -110,23 +111,23 @@ def in_plane(
             if check_stop:
                 check_stop()
     gradient, hessian = (np.stack(x, 1) for x in zip(*rows, strict=True))
-    share = unseen(grid, gradient, hessian)
+    share = unexplained_fraction(grid, gradient, hessian)
     return Curvature(gradient, hessian, share, reason(problem, share))
 
 
 def _key(problem: Problem | spectrum.Risk, plane: Plane, grid: Grid) -> str:
     risk = isinstance(problem, Problem)
-    computed = fingerprint(problem, [problem.loss]) if risk else program(problem, plane.origin)
-    return atomic.fingerprint("curvature", computed, tuple(plane)[:3], tuple(grid))
+    computed = fingerprint(problem, [problem.loss]) if risk else jaxpr_hash(problem, plane.origin)
+    return atomic.fingerprint("curvature", computed, tuple(plane.affine), tuple(grid))
 
 
-def unseen(grid: Grid, gradient: np.ndarray, hessian: np.ndarray) -> float:
+def unexplained_fraction(grid: Grid, gradient: np.ndarray, hessian: np.ndarray) -> float:
     """Σ |Δ slope − ∫ second derivative| / Σ |Δ slope| over the steps of the grid, integrals by the trapezoid rule.
 
     >>> a = np.linspace(-1, 1, 5)
     >>> gradient, hessian = np.zeros((5, 2, 2)), np.zeros((5, 2, 2, 2))
     >>> gradient[..., 0], hessian[..., 0, 0] = 2 * a[:, None], 2
-    >>> unseen(Grid(a, np.arange(2.0)), gradient, hessian)
+    >>> unexplained_fraction(Grid(a, np.arange(2.0)), gradient, hessian)
     0.0
     """
     missed = moved = 0.0
@@ -148,7 +149,7 @@ def reason(problem: Problem | spectrum.Risk, share: float) -> str:
             f"Curvature is not shown: the {name} loss is piecewise linear in the outputs, so its second derivative is "
             "zero between the kinks, and the kinks, which bend the surface, have none."
         )
-    if share > UNSEEN:
+    if share > UNEXPLAINED:
         return (
             f"Curvature is not shown: second derivatives explain only {max(0.0, 1 - share):.0%} of how the slope "
             "changes over this grid; the rest is in kinks (ReLU, hinge, max) or between the grid points."
@@ -159,7 +160,7 @@ def reason(problem: Problem | spectrum.Risk, share: float) -> str:
 def piecewise_linear(problem: Problem) -> bool:
     """Whether the loss per example has second derivative zero at random outputs, tried at outputs of several sizes."""
     y = jnp.asarray(np.asarray(problem.data.y)[:PROBES])
-    outputs = jax.eval_shape(problem.network.apply, problem.shapes, problem.data.x[: len(y)])
+    outputs = jax.eval_shape(problem.network.apply, problem.shapes, problem.data.taken(slice(len(y))).x)
     scales = 10.0 ** jnp.linspace(-1, 1, len(y)).reshape(-1, *[1] * (len(outputs.shape) - 1))
     f, d = (jax.random.normal(k, outputs.shape, outputs.dtype) for k in jax.random.split(jax.random.key(0)))
 

@@ -4,8 +4,7 @@ Loop order: examples -> branches -> rows -> points, so that the first layer is c
 branches, whatever the grid. A tile has four sizes; all of them change the speed and none the result beyond rounding.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +12,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from landscape.arrays import hardware
+from landscape.arrays.chunked import chunked_scan, part
+from landscape.arrays.trees import Affine
 from landscape.compiler import staged
+from landscape.compiler.analysis import StagedBranch
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network
-from landscape.problem import each, stage
+from landscape.problem import each
 
 Tree = Any
-Staged = tuple[staged.Restriction, Callable[..., Any]]
-"""A branch and the first of its stages, for parameters as they come."""
 STEPS_A_TURN = 4
 """Steps in one turn of the innermost loop, so that the sums are read and written, and the loop turned, once for them:
 1,000 branches of one unit take 0.8 of the time (2 cores)."""
@@ -45,8 +45,8 @@ class Tile(NamedTuple):
 def grid_sums(
     network: MultiBranch,
     losses: Sequence[Loss],
-    triple: tuple[Tree, Tree, Tree],
-    data: tuple[jax.Array, jax.Array, jax.Array],
+    affine: Affine,
+    data: tuple[Any, jax.Array, jax.Array],
     axes: tuple[jax.Array, jax.Array],
     tile: Tile,
     like: Tree = None,
@@ -57,89 +57,104 @@ def grid_sums(
     Args:
         network: The multi-branch network.
         losses: Q functions (outputs [n, C], y [n]) -> [n].
-        triple: (o, u, v), trees [I, ...] like the network's parameters.
+        affine: (o, u, v), trees [I, ...] like the network's parameters.
         data: (x [N, ...], y [N], weight [N]); N a multiple of `tile.examples`.
         axes: (a [A], b [B]).
         tile: Sizes.
-        like: Shapes of the network's parameters where the triple comes from `lay_out`, else None.
+        like: Shapes of the network's parameters where the trees come from `lay_out`, else None.
         axis: The mesh axis that the branches are split over; None where every device has all of them.
     """
-    x, y, weight = data
     a, b = axes
-    shapes, laid_out = triple[0] if like is None else like, like is not None
-    restrictions = stage(network, shapes, jax.ShapeDtypeStruct(x.shape[1:], x.dtype), values_only=True)
-    groups = list(zip(*([w for _, w in network.groups(t)] for t in triple), strict=True))
-    one = jax.eval_shape(network.apply, shapes, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    prefixes = [partial(r.prefix, laid_out=laid_out) for r in restrictions]
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), data[0])
+    shapes = affine.origin if like is None else like
+    branches = staged.stage(network, shapes, example, inference=True)
+    groups = [Affine(*trees) for trees in zip(*([w for _, w in network.groups(t)] for t in affine), strict=True)]
+    one = staged.outputs_of(branches)
     blocks = -(-len(a) // tile.points)
     columns = jnp.pad(a, (0, blocks * tile.points - len(a)), mode="edge").reshape(blocks, tile.points)
 
-    def chunk(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-        part = [lax.dynamic_slice_in_dim(t, i * tile.examples, tile.examples) for t in (x, y, weight)]
-        f = jnp.zeros((len(b), blocks, tile.points, one.shape[-1], tile.examples), one.dtype)
-        for restriction, prefix, w in zip(restrictions, prefixes, groups, strict=True):
-            f = _add_branches((restriction, prefix), w, jnp.moveaxis(part[0], 0, -1), f, (columns, b), tile)
-
+    def chunk(total: jax.Array, start: Any, size: int, _: None) -> tuple[jax.Array, None]:
+        x, y, weight = jax.tree.map(lambda t: lax.dynamic_slice_in_dim(t, start, size), data)
+        last = jax.tree.map(lambda t: jnp.moveaxis(t, 0, -1), x)
+        f = jnp.zeros((len(b), blocks, tile.points, *one.shape, size), one.dtype)
+        for branch, group in zip(branches, groups, strict=True):
+            loop = _BranchLoop(branch, last, columns, b, tile, prelaid=like is not None)
+            f = loop.add_all(f, group)
         f = hardware.summed(f, axis)
 
         def weighed(g: jax.Array) -> jax.Array:
-            outputs = network.factor * g.T
-            return jnp.stack([(part[2] * each(loss, outputs, part[1])).sum() for loss in losses], -1)
+            outputs = network.factor * jnp.moveaxis(g, -1, 0)
+            return jnp.stack([(weight * each(loss, outputs, y)).sum() for loss in losses], -1)
 
         return total + lax.map(lambda row: jax.vmap(weighed)(row.reshape(-1, *row.shape[2:])), f), None
 
     start = jnp.zeros((len(b), blocks * tile.points, len(losses)), one.dtype)
-    total, _ = lax.scan(chunk, start, jnp.arange(x.shape[0] // tile.examples))
+    total, _ = chunked_scan(chunk, start, data[2].shape[0], tile.examples)
     return total[:, : len(a)].transpose(2, 1, 0)
 
 
-def _add_branches(
-    branch: Staged, triple: Any, x: jax.Array, f: jax.Array, axes: tuple[Any, Any], tile: Tile
-) -> jax.Array:
-    """Add the outputs of all branches of one kind to f [B, blocks, P, C, n], a chunk of branches at a time."""
-    count = jax.tree.leaves(triple)[0].shape[0]
-    step = min(tile.step, count)
-    chunk = max(step, min(tile.branches, count) // step * step)
-    whole, rest = divmod(count, chunk)
+class _BranchLoop(NamedTuple):
+    """All branches of one kind at all points of the grid, for one chunk of examples.
 
-    def add(f: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-        part = jax.tree.map(lambda t: lax.dynamic_slice_in_dim(t, i * chunk, chunk), triple)
-        return _add_chunk(branch, part, x, f, axes, step), None
+    Attributes:
+        branch: The branch.
+        x: The examples [..., n], or a tree of them.
+        columns: The points of a row in blocks, [blocks, P].
+        b: The rows [B].
+        tile: Sizes.
+        prelaid: Whether the parameters come from `lay_out`.
+    """
 
-    f = _add_chunk(branch, triple, x, f, axes, step) if count == chunk else lax.scan(add, f, jnp.arange(whole))[0]
-    if not rest:
-        return f
-    part = jax.tree.map(lambda t: t[whole * chunk :], triple)
-    return _add_branches(branch, part, x, f, axes, tile)
+    branch: StagedBranch
+    x: Any
+    columns: jax.Array
+    b: jax.Array
+    tile: Tile
+    prelaid: bool
+
+    def add_all(self, f: jax.Array, affine: Affine) -> jax.Array:
+        """Add the outputs of all branches to f [B, blocks, P, C, n], a chunk of branches at a time."""
+        count = _count(affine)
+        step = min(self.tile.step, count)
+        chunk = max(step, min(self.tile.branches, count) // step * step)
+
+        def add(f: jax.Array, start: Any, size: int, _: None) -> tuple[jax.Array, None]:
+            own = part(affine, start, size)
+            return (self.add_chunk(f, own, step) if size % step == 0 else self.add_all(f, own)), None
+
+        return self.add_chunk(f, affine, step) if count == chunk else chunked_scan(add, f, count, chunk)[0]
+
+    def add_chunk(self, f: jax.Array, affine: Affine, step: int) -> jax.Array:
+        """Add the outputs of a chunk, `step` branches at a time; their first layer is held for the whole grid."""
+        branch, steps = self.branch, jax.tree.map(lambda t: t.reshape(-1, step, *t.shape[1:]), affine)
+
+        def precompute(affine: Affine) -> Any:
+            return staged.precompute(branch, affine, self.x, self.prelaid)
+
+        single = _count(steps) == 1
+        residuals = precompute(jax.tree.map(lambda t: t[0], steps)) if single else jax.vmap(precompute)(steps)
+
+        def row(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+            before, b_j = inputs
+            held = staged.at_row(residuals, b_j)
+
+            def block(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+                total, a = inputs
+                return total + _at_points(branch, held, a) if single else _add_steps(branch, held, a, total)
+
+            return lax.map(block, (before, self.columns))
+
+        return lax.map(row, (f, self.b))
 
 
-def _add_chunk(branch: Staged, triple: Any, x: jax.Array, f: jax.Array, axes: tuple[Any, Any], step: int) -> jax.Array:
-    (restriction, prefix), (columns, b) = branch, axes
-    steps = jax.tree.map(lambda t: t.reshape(-1, step, *t.shape[1:]), triple)
-    single = jax.tree.leaves(steps)[0].shape[0] == 1
-    cuts = prefix(jax.tree.map(lambda t: t[0], steps), x) if single else jax.vmap(prefix, (0, None))(steps, x)
-
-    def row(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-        before, b_j = inputs
-        held = restriction.row(cuts, b_j)
-
-        def block(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-            total, a = inputs
-            return total + _points(restriction, held, a) if single else _add_steps(restriction, held, a, total)
-
-        return lax.map(block, (before, columns))
-
-    return lax.map(row, (f, b))
-
-
-def _add_steps(restriction: staged.Restriction, held: Any, a: jax.Array, total: jax.Array) -> jax.Array:
+def _add_steps(branch: StagedBranch, held: Any, a: jax.Array, total: jax.Array) -> jax.Array:
     """Add the outputs of all steps, several a turn of the loop, so that the sum is read and written once for them."""
-    count = jax.tree.leaves(held)[0].shape[0]
+    count = _count(held)
 
     def add(i: Any, g: jax.Array, several: int = STEPS_A_TURN) -> jax.Array:
         for k in range(several):
             h = jax.tree.map(lambda t, k=k: lax.dynamic_index_in_dim(t, several * i + k, keepdims=False), held)
-            g = g + _points(restriction, h, a)
+            g = g + _at_points(branch, h, a)
         return g
 
     total = lax.fori_loop(0, count // STEPS_A_TURN, add, total)
@@ -147,15 +162,19 @@ def _add_steps(restriction: staged.Restriction, held: Any, a: jax.Array, total: 
     return lax.fori_loop(count - rest, count, lambda i, g: add(i, g, 1), total) if rest else total
 
 
-def _points(restriction: staged.Restriction, held: Any, a: jax.Array) -> jax.Array:
+def _at_points(branch: StagedBranch, held: Any, a: jax.Array) -> jax.Array:
     """Outputs [P, C, n] at the points a [P] of one row."""
     if len(a) == 1:
-        return restriction.at(held, a[0])[None]
-    return jax.vmap(lambda one: restriction.at(held, one))(a)
+        return staged.at_point(branch, held, a[0])[None]
+    return jax.vmap(lambda one: staged.at_point(branch, held, one))(a)
+
+
+def _count(tree: Tree) -> int:
+    return jax.tree.leaves(tree)[0].shape[0]
 
 
 def lay_out(network: MultiBranch, params: Tree, example: Any) -> Tree:
     """Parameters with the weights of every branch's first layer laid out once, for `grid_sums(..., like=shapes)`."""
-    groups = network.groups(params)
-    laid = [r.lay_out(w) for r, (_, w) in zip(stage(network, params, example, values_only=True), groups, strict=True)]
+    branches = staged.stage(network, params, example, inference=True)
+    laid = [staged.lay_out(r, w) for r, (_, w) in zip(branches, network.groups(params), strict=True)]
     return laid[0] if isinstance(network.branch, Network) else tuple(laid)

@@ -20,16 +20,20 @@ class Config:
     """What to draw, of what."""
 
     network: str = ""
-    """MODULE:NAME of a flax nnx factory of rngs (or class), a linen module, an Equinox-style module or its factory of a
-    key, a Network or MultiBranch, a function of (params, x), or a function risk(params)."""
+    """MODULE:NAME of a module of flax (nnx or linen), PyTorch, Keras or Equinox, its class, or a function of rngs, of a
+    key or of nothing that makes it; a Network or MultiBranch, a function of (params, x), or a function risk(params)."""
     branches: int = 0
     """Take the mean over so many copies of the network, each with weights of its own; 0 for the network as it is."""
     loss: str = "hinge"
-    """hinge, multiclass_hinge, squared, logistic, or MODULE:NAME of a function (outputs, y) -> one value an example."""
+    """hinge, multiclass_hinge, squared (mse), logistic (cross_entropy; of scores, or of probabilities that sum to 1),
+    nll (of log-probabilities), bce (of scores), or MODULE:NAME of a function (outputs, y) -> one value an example."""
     data: str = ""
     """MODULE:NAME of a Dataset, of (x, y), or of a function that returns one; or mnist, or cifar10."""
     test_data: str = ""
     """The same for the test risk; mnist and cifar10 bring their own."""
+    layout: Literal["", "flat", "nhwc", "nchw", "hw"] = ""
+    """Shape of an image of mnist or cifar10, with height, width and channels; the one that the network accepts when not
+    given."""
     limit: int | None = 2_000
     """Examples of mnist or cifar10, the first ones; None for all."""
     solutions: tuple[Path, ...] = ()
@@ -54,9 +58,9 @@ class Config:
     """Extent of a plane through one solution: where the loss is so many times the solution's (at least 0.01)."""
     weight_decay: float = 0.0
     """λ of a regulariser λ/2 ‖w‖², a layer apart from the data's loss."""
-    state: Literal["none", "frozen", "recompute"] = "none"
+    state: Literal["auto", "none", "frozen", "recompute"] = "auto"
     """BatchNorm-like state: refused, frozen as the first checkpoint (else the module) holds it, or recomputed over the
-    training data at every point."""
+    training data at every point; frozen where the first checkpoint holds it, else refused, when not given."""
     curvature: bool = False
     """Exact slopes and 2x2 Hessians in the plane, at every grid point (about six times the work of the surface)."""
     spectrum: bool = False

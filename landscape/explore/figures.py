@@ -76,20 +76,25 @@ def _named(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
+def _number(value: float | None, digits: int = 4) -> str:
+    """A number of measures.json, which has no nan."""
+    return "not finite" if value is None else f"{value:.{digits}g}"
+
+
 def _tables(measures: Mapping[str, Any], surface: Surface) -> dict[str, str]:
     """Measures of the surface, barriers, and eigenvalues or the reason why curvature is not shown."""
     found: dict[str, str] = {}
     if measures["barriers"]:
-        rows = [(name, f"{height:.4g}") for name, height in measures["barriers"].items()]
+        rows = [(name, _number(height)) for name, height in measures["barriers"].items()]
         found["Barriers on the lines between solutions"] = html_table(("edge", "barrier (loss units)"), rows)
     if measures.get("hessian"):
         head = ("solution", "largest eigenvalues", "smallest", "trace ± standard error")
         rows = [
             (
                 k,
-                " ".join(f"{v:.4g}" for v in r["largest"]),
-                f"{r['smallest']:.4g}",
-                f"{r['trace']:.4g} ± {r['trace_error']:.2g}",
+                " ".join(map(_number, r["largest"])),
+                _number(r["smallest"]),
+                f"{_number(r['trace'])} ± {_number(r['trace_error'], 2)}",
             )
             for k, r in enumerate(measures["hessian"], 1)
         ]

@@ -1,9 +1,8 @@
 """What a user names on the command line, made into a problem: network, data, loss and checkpoints."""
 
-import importlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,14 +14,32 @@ import numpy as np
 from landscape import checkpoints, datasets, losses, planes
 from landscape.arrays import trees
 from landscape.datasets import Dataset
-from landscape.explore import parameters
-from landscape.losses import Loss
+from landscape.explore import layouts, parameters
+from landscape.explore.named import data_of, further, loss_of, named, tested
 from landscape.networks import MultiBranch, Network, modules, relu_branch
 from landscape.problem import Problem
 
 Params = Any
+FEW = 64
+"""Examples on which a network is tried before anything long starts."""
 SAME = 1e-6
 """Two solutions closer than this share of their norm count as equal."""
+
+
+class About(NamedTuple):
+    """What is said of a network and its data.
+
+    Attributes:
+        title: Class and library, such as "CNN (flax nnx)"; empty for functions and our own networks.
+        layout: The shape of built-in images, such as "mnist as 28 x 28 x 1"; empty for other data.
+        state: "none", "frozen" or "recompute".
+        notes: What became of its state and of dropout, in words.
+    """
+
+    title: str = ""
+    layout: str = ""
+    state: str = "none"
+    notes: tuple[str, ...] = ()
 
 
 class Given(NamedTuple):
@@ -33,7 +50,7 @@ class Given(NamedTuple):
         problem: The problem, where there is one.
         test: The same on test data.
         like: What a checkpoint is compared with: the problem, or shapes; None if it is whatever the file holds.
-        note: What is said of the network's state; empty where it has none.
+        about: What is said of the network: title, layout, state, notes.
         data: Data sets by name, to be recorded.
     """
 
@@ -41,7 +58,7 @@ class Given(NamedTuple):
     problem: Problem | None = None
     test: Problem | None = None
     like: Params = None
-    note: str = ""
+    about: About = About()
     data: Mapping[str, Dataset] = MappingProxyType({})
 
     def network_for(self, what: str) -> Problem:
@@ -65,59 +82,6 @@ class Loaded(NamedTuple):
     formats: str
 
 
-def named(text: str, option: str) -> Any:
-    """The object MODULE:NAME, modules of the current folder included.
-
-    Raises:
-        ValueError: There is no such module or name, or the module fails on import.
-    """
-    module, _, name = text.partition(":")
-    if not module or not name:
-        raise ValueError(f"{option} wants MODULE:NAME, such as my_module:make; got {text!r}.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:  # whatever the user's module does on import
-        raise ValueError(f"{option} {text}: importing {module} failed ({type(error).__name__}: {error}).") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"{option} {text}: {module} has no {name}.")
-        found = getattr(found, part)
-    return found
-
-
-def data_of(text: str, option: str, *, split: str = "train", root: Path | None = None, limit: int | None = None) -> Any:
-    """The data set behind --data: mnist, cifar10, or MODULE:NAME of a Dataset, of (x, y) or of their function.
-
-    Raises:
-        ValueError: It is none of these.
-    """
-    if text in ("mnist", "cifar10"):
-        return getattr(datasets, text)(root, split, limit)
-    found = named(text, option)
-    if callable(found) and not isinstance(found, Dataset):
-        found = found()
-    if isinstance(found, Dataset):
-        return found
-    if isinstance(found, tuple | list) and len(found) in (2, 3):
-        return Dataset(*(np.asarray(part) for part in found), name=text)
-    raise ValueError(f"{option} {text} is {type(found).__name__}; wanted a Dataset, (x, y) or (x, y, weight).")
-
-
-def loss_of(text: str) -> Loss:
-    """The loss of a name, or MODULE:NAME.
-
-    Raises:
-        ValueError: There is no such loss.
-    """
-    if text in losses.BY_NAME:
-        return losses.BY_NAME[text]
-    if ":" not in text:
-        raise ValueError(f"--loss wants {', '.join(losses.BY_NAME)} or MODULE:NAME; got {text}.")
-    return named(text, "--loss")
-
-
 def of(config: Any, root: Path | None, key: jax.Array) -> Given:
     """Everything that --network, --branches, --data, --test-data, --loss and --state name.
 
@@ -125,26 +89,76 @@ def of(config: Any, root: Path | None, key: jax.Array) -> Given:
         ValueError: Objects that do not fit together.
     """
     if not config.network:
+        if config.layout:
+            raise ValueError("--layout is for images of --data with a --network; the example takes vectors.")
         network: Any = MultiBranch(relu_branch(10, summed_over=30), 30, average=False)
         data = data_of(config.data, "--data", root=root, limit=config.limit) if config.data else None
-        return _problem(network, data or datasets.synthetic_teacher(key), config, root)
+        return _problem(network, data or datasets.synthetic_teacher(key), config, tested(config, root, ""), About())
     target, name = named(config.network, "--network"), f"--network {config.network}"
     data = data_of(config.data, "--data", root=root, limit=config.limit) if config.data else None
-    found = modules.read(target, None if data is None else data.x[:1], config.state, name)
+    _refuse_missing((*config.solutions, *config.paths))
+    (found, state), data, layout = _read(target, data, config, name)
     if found.risk is not None:
         return _function(found.risk, config)
     if data is None:
         raise ValueError("--network names a network, so --data is needed (mnist, cifar10 or MODULE:NAME).")
+    laid = f"{config.data} as {' x '.join(map(str, data.x.shape[1:]))}" if layout else ""
+    about = About(found.title, laid, state, ("dropout off",) if found.dropout else ())
     if found.network is None:
-        return _recomputed(found, data, config, root)
-    network, note = _with_statistics(found, data, config)
+        return _recomputed(found, data, config, tested(config, root, layout), about)
+    network, note = _with_statistics(found, data, config, state)
+    about = about._replace(notes=(note, *about.notes) if note else about.notes)
     if config.branches and isinstance(network, MultiBranch):
         raise ValueError(f"{name} is a MultiBranch of its own, {network}; leave --branches out.")
-    return _problem(MultiBranch(network, config.branches) if config.branches else network, data, config, root, note)
+    network = MultiBranch(network, config.branches) if config.branches else network
+    return _problem(network, data, config, tested(config, root, layout), about)
+
+
+def _refuse_missing(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{path} does not exist; a checkpoint was wanted.")
+
+
+def _read(target: Any, data: Dataset | None, config: Any, name: str) -> tuple[Any, Dataset | None, str]:
+    """The network with its state, the data as it accepts them, and the layout of built-in images."""
+    if data is None or config.data not in layouts.SIZES:
+        if config.layout:
+            raise ValueError(f"--layout {config.layout} is for --data mnist or cifar10; other data come as they are.")
+        return _form(target, None if data is None else data.taken(slice(1)).x, config, name), data, ""
+
+    def fits(found: tuple[modules.Form, str], laid: Dataset) -> None:
+        form = found[0]
+        if form.risk is None:
+            network = form.network or modules.frozen(form.make, laid.x[:1])
+            network = _with_parameters(network, laid, config)
+            shapes = jax.eval_shape(network.init, jax.random.key(0))
+            layouts.accepts(network, shapes, laid)
+            if config.solutions and not config.branches and modules.is_linen(form.make):
+                checkpoints.read(config.solutions[0], shapes)  # its shapes depend on those of the data
+
+    order = (config.layout,) if config.layout else layouts.ORDERS[modules.library(target)]
+    return layouts.first_fitting(data, config.data, order, lambda x: _form(target, x, config, name), fits)
+
+
+def _form(target: Any, example: Any, config: Any, name: str) -> tuple[modules.Form, str]:
+    """The network and its state; left open, statistics are frozen where the first checkpoint holds them."""
+    if config.state != "auto":
+        return modules.read(target, example, config.state, name), config.state
+    try:
+        return modules.read(target, example, "none", name), "none"
+    except ValueError:
+        if example is None or not config.solutions:
+            raise
+        found = modules.read(target, example, "frozen", name)
+        held = modules.statistics(found.make, example)
+        if not held or checkpoints.load_if_there(config.solutions[0], held) is None:
+            raise
+        return found, "frozen"
 
 
 def _function(risk: Any, config: Any) -> Given:
-    if config.state != "none" or config.branches:
+    if config.state not in ("none", "auto") or config.branches:
         raise ValueError(
             f"--network {config.network} is a function risk(params): what becomes of its state and branches is in it.\n"
             "  Leave --state and --branches out, or name the module itself."
@@ -155,56 +169,51 @@ def _function(risk: Any, config: Any) -> Given:
     return Given(lambda w: risk(found.whole(w)), like=jax.eval_shape(lambda: found.tree))
 
 
-def _problem(network: Any, data: Dataset, config: Any, root: Path | None, note: str = "") -> Given:
-    pure = isinstance(network, Network) and network.init is modules.no_init
-    if pure:
-        if not config.solutions:
-            raise ValueError("A pure function of (params, x) has no initial parameters; name its --solutions.")
-        apply = network.apply
-        found = parameters.of_function(lambda w: apply(w, jnp.asarray(data.x[:1])), config.solutions[0])
-        network = Network(lambda key: found.tree, lambda w, x: apply(found.whole(w), x))
+def _problem(network: Any, data: Dataset, config: Any, test: Dataset | None, about: About) -> Given:
+    network = _with_parameters(network, data, config)
     network = MultiBranch(network, 1) if isinstance(network, Network) else network
     problem = Problem(data, network, loss_of(config.loss))
-    test = test_data(config, root)
     tested = Problem(test, network, problem.loss) if test else None
-    return Given(problem, problem, tested, problem, note, _named_data(data, test))
+    return Given(problem, problem, tested, problem, about, _named_data(data, test))
+
+
+def _with_parameters(network: Any, data: Dataset, config: Any) -> Any:
+    """A pure function with the parameters that the first checkpoint holds; other networks as they are."""
+    if not isinstance(network, Network) or network.init is not modules.no_init:
+        return network
+    if not config.solutions:
+        raise ValueError("A pure function of (params, x) has no initial parameters; name its --solutions.")
+    apply, one = network.apply, jax.tree.map(jnp.asarray, data.taken(slice(1)).x)
+    found = parameters.of_function(lambda w: apply(w, one), config.solutions[0])
+    return Network(lambda key: found.tree, lambda w, x: apply(found.whole(w), x))
 
 
 def _named_data(data: Dataset, test: Dataset | None) -> dict[str, Dataset]:
     return {"data": data, **({"test data": test} if test else {})}
 
 
-def _with_statistics(found: modules.Form, data: Dataset, config: Any) -> tuple[Any, str]:
+def _with_statistics(found: modules.Form, data: Dataset, config: Any, state: str) -> tuple[Any, str]:
     """The network with the state of the first checkpoint where it holds one; and what is said of it."""
-    held = modules.statistics(found.make, data.x[:1]) if config.state == "frozen" else None
+    held = modules.statistics(found.make, data.taken(slice(1)).x) if state == "frozen" else None
     if not held:
         return found.network, ""
     first = config.solutions[0] if config.solutions else None
     stored = checkpoints.load_if_there(first, held) if first else None
     if stored is None:
-        return found.network, " · state frozen as the module is made"
+        return found.network, "BatchNorm frozen as the module is made"
     if config.branches:
         raise ValueError(
             f"{first} holds statistics, and they cannot be frozen for {config.branches} branches alike.\n"
             "  Take --state recompute."
         )
-    return modules.with_statistics(found.make, data.x[:1], stored), f" · state frozen as {first} holds it"
+    return modules.with_statistics(found.make, data.taken(slice(1)).x, stored), f"BatchNorm frozen as {first} holds it"
 
 
-def test_data(config: Any, root: Path | None) -> Dataset | None:
-    """The data of the test risk, if there are any."""
-    if config.test_data:
-        return data_of(config.test_data, "--test-data", split="test", root=root, limit=config.limit)
-    if config.data in ("mnist", "cifar10"):
-        return data_of(config.data, "--data", split="test", root=root, limit=config.limit)
-    return None
-
-
-def _recomputed(found: modules.Form, data: Dataset, config: Any, root: Path | None) -> Given:
-    if not modules.statistics(found.make, data.x[:1]):
+def _recomputed(found: modules.Form, data: Dataset, config: Any, test: Dataset | None, about: About) -> Given:
+    if not modules.statistics(found.make, data.taken(slice(1)).x):
         raise ValueError(f"--network {config.network} has no statistics to be recomputed; leave --state out.")
-    loss, test = loss_of(config.loss), test_data(config, root)
-    network = modules.frozen(found.make, data.x[:1])
+    loss = loss_of(config.loss)
+    network = modules.frozen(found.make, data.taken(slice(1)).x)
     if config.branches:
         network = MultiBranch(network, config.branches)
     if not config.solutions:
@@ -212,13 +221,43 @@ def _recomputed(found: modules.Form, data: Dataset, config: Any, root: Path | No
     extra = {name: (data, loss) for name, loss in further(data).items()}
     if test:
         extra |= {"test risk": (test, loss), **{f"test {name}": (test, loss) for name, loss in further(test).items()}}
-    note = " · state recomputed over the training data at every point"
+    note = "BatchNorm recomputed over the training data at every point"
     if test and modules.is_linen(found.make):
         extra = {name: part for name, part in extra.items() if not name.startswith("test")}
         note += " (a linen module's serve those only: no test risk)"
     risk = modules.recomputed_risk(found.make, data, loss, num_branches=config.branches, quantities=extra)
     like = jax.eval_shape(network.init, jax.random.key(0))
-    return Given(risk, like=like, note=note, data=_named_data(data, test))
+    about = about._replace(notes=(note, *about.notes))
+    return Given(risk, like=like, about=about, data=_named_data(data, test))
+
+
+def suited(to: Given, params: Params) -> Given:
+    """The same with the loss that fits the scale of the network's outputs: cross-entropy takes probabilities too.
+
+    Args:
+        to: What was given.
+        params: The first solution, or initial parameters.
+
+    Raises:
+        ValueError: The loss wants log-probabilities, and the outputs are none.
+    """
+    if to.problem is None or to.problem.loss not in (losses.logistic, losses.nll):
+        return to
+    f = np.asarray(
+        to.problem.network.apply(params, jax.tree.map(jnp.asarray, to.problem.data.taken(slice(FEW)).x)), np.float64
+    )
+    if to.problem.loss is losses.nll:
+        total = np.exp(np.logaddexp.reduce(f, -1))
+        if np.isfinite(f).all() and not np.allclose(total, 1, atol=1e-2):
+            raise ValueError(
+                "--loss nll wants log-probabilities, whose exponentials sum to 1; those of the network's outputs sum "
+                f"to {total.min():.3g} … {total.max():.3g}.\n  For scores or probabilities take --loss cross_entropy."
+            )
+    elif f.shape[-1] > 1 and f.min() >= 0 and np.allclose(f.sum(-1), 1, atol=1e-3):
+        problem, test = (part and replace(part, loss=losses.log_of_probability) for part in (to.problem, to.test))
+        notes = (*to.about.notes, "outputs are probabilities")
+        return to._replace(risk=problem, problem=problem, test=test, like=problem, about=to.about._replace(notes=notes))
+    return to
 
 
 def load_all(config: Any, to: Given) -> Loaded:
@@ -298,21 +337,3 @@ def refuse_equal(solutions: Sequence[Params], names: Sequence[str]) -> None:
                     f"{names[k]} and {names[i]} hold the same parameters, so they span no plane.\n"
                     "  Name checkpoints of different trainings, or take --plane random with one of them."
                 )
-
-
-def further(data: Dataset) -> Mapping[str, Loss]:
-    """The accuracy as a further quantity, where the labels are classes or ±1."""
-    y = np.asarray(data.y)
-    if np.issubdtype(y.dtype, np.integer) and y.ndim == 1 and not np.isin(y, (-1, 1)).all():
-        return {"accuracy": accuracy}
-    return {"accuracy": sign_accuracy} if y.ndim == 1 and np.isin(y, (-1, 1)).all() else {}
-
-
-def accuracy(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """1 where the largest output is that of the class, else 0."""
-    return (jnp.argmax(outputs, -1) == y).astype(outputs.dtype)
-
-
-def sign_accuracy(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """1 where the output has the sign of the label, else 0."""
-    return (outputs[..., 0] * y > 0).astype(outputs.dtype)

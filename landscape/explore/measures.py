@@ -1,21 +1,20 @@
 """What `landscape explore` measures beside the surface: edges with barriers, curvature in the plane, Hessians."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from landscape import evaluation
-from landscape.arrays import trees
 from landscape.evaluation import curvature
 from landscape.explore.inputs import Given
 from landscape.planes import Plane, spectrum
-from landscape.problem import Problem
 from landscape.runs import Run
-from landscape.surfaces import Surface
+from landscape.surfaces import Provenance, Surface
 
 Params = Any
 Keep = Callable[..., dict[str, np.ndarray]]
@@ -30,35 +29,19 @@ PRODUCTS = LANCZOS + SIGNS + PROBES * NODES
 def edges(to: Given, solutions: Sequence[Params], prefix: str, keep: Keep, *, first: int = 0) -> dict[str, np.ndarray]:
     """The loss along the lines between solutions numbered from first + 1, on training and test data, by name."""
     found: dict[str, np.ndarray] = {}
-    profiles = {name: _profile(risk) for name, risk in {"": to.risk, "test ": to.test}.items() if risk}
-    pairs = [(k, i) for i in range(len(solutions)) for k in range(i)]
-    for name, profile in profiles.items():
-        for k, i in pairs:
+    risks = {name: risk for name, risk in {"": to.risk, "test ": to.test}.items() if risk}
+    for name, risk in risks.items():
+        for k, i in combinations(range(len(solutions)), 2):
             ends = solutions[k], solutions[i]
             edge = f"{prefix}{name}{first + k + 1} – {first + i + 1}"
             file = f"edge-{edge}".replace(" – ", "-").replace(" ", "-")
-            kept = keep(file, ends, lambda profile=profile, ends=ends: {"line": profile(*ends)})
+            kept = keep(file, ends, partial(_profile, risk, *ends))
             found[edge] = kept["line"]
     return found
 
 
-def _profile(risk: Any) -> Callable[[Params, Params], Any]:
-    """The risk along a line, for every pair of ends; a function is compiled once for all of them."""
-    if isinstance(risk, Problem):
-        return lambda start, end: evaluation.profile(risk, start, end, points=ON_AN_EDGE)
-    of, _ = spectrum.objective(risk)
-
-    @jax.jit
-    def line(start: Params, end: Params) -> jax.Array:
-        step = trees.subtract(end, start)
-        return lax.map(lambda t: of(None, trees.axpy(t, step, start)), jnp.linspace(0, 1, ON_AN_EDGE))
-
-    return line
-
-
-def barrier(line: np.ndarray) -> float:
-    """The largest height of a profile over the straight line between its ends, loss units."""
-    return float(np.max(line - np.linspace(line[0], line[-1], len(line))))
+def _profile(risk: Any, start: Params, end: Params) -> dict[str, np.ndarray]:
+    return {"line": evaluation.profile(risk, start, end, points=ON_AN_EDGE)}
 
 
 def bent(to: Given, plane: Plane, surface: Surface, run: Run) -> Surface:
@@ -67,11 +50,11 @@ def bent(to: Given, plane: Plane, surface: Surface, run: Run) -> Surface:
         found = curvature.in_plane(
             to.risk, plane, surface.grid, directory=run.path, progress=bar, check_stop=run.check_stop
         )
-    words = found.reason or f"second derivatives explain {1 - found.unseen:.0%} of how the slope changes"
+    words = found.reason or f"second derivatives explain {1 - found.unexplained_fraction:.0%} of how the slope changes"
     run.say("note" if found.reason else "check", words)
     layers = {**surface.layers, **found.layers()}
-    about = {**surface.metadata, "curvature": found.reason or "shown", "unseen": found.unseen}
-    return Surface(surface.grid, surface.risk, surface.anchors, surface.anchor_risk, layers, about)
+    known = Provenance(curvature=found.reason or "shown", unexplained_fraction=found.unexplained_fraction)
+    return replace(surface, layers=layers).noting(known)
 
 
 def spectra(

@@ -9,23 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from landscape import alignment, evaluation, planes, report, surfaces
+from landscape import convexity, evaluation, planes, report, surfaces
 from landscape.arrays import trees
-from landscape.compiler.flatten import program
+from landscape.compiler.flatten import jaxpr_hash
 from landscape.evaluation import pointwise
-from landscape.explore import inputs, measures, view
+from landscape.explore import inputs, measures, named, view
 from landscape.explore.inputs import Given
 from landscape.files import atomic
+from landscape.paper import trends
 from landscape.planes import Plane
 from landscape.runs import Run, estimate
 from landscape.surfaces import Surface
 from landscape.training import train
 
 Params = Any
-AGREES = 1e-4
-"""Largest relative difference between the surface at a solution and a direct evaluation."""
-FEW = 64
-"""Examples on which the loss is called twice before anything long starts."""
 RADIUS_POINTS = 100
 """Evaluations to choose the extent of a plane through one solution, about."""
 
@@ -86,25 +83,37 @@ def run(config: Any, run: Run) -> None:
     loaded = inputs.load_all(config, to)
     _refuse(config, to, loaded)
     example = loaded.solutions[0] if loaded.solutions else to.network_for("Training").network.init(keys[1])
+    to = inputs.suited(to, example)
     key, compiled = _fingerprint(to, example, run)
     line = Line(config, to, run, key)
     _announce(line, loaded, example, compiled)
     found = Found(*loaded[:3]) if loaded.solutions else _trained(line, keys[1], loaded.paths)
     drawn, arrays, barriers = [], {}, {}
     for shown in _views(config, found.solutions):
-        chosen = _aligned(to, found.solutions[shown.part]) if shown.aligned else found.solutions[shown.part]
+        chosen = found.solutions[shown.part]
+        chosen = trends.aligned(to.network_for("--align"), chosen) if shown.aligned else chosen
         plane, surface = _surface(line, chosen, found.paths, keys[2], shown)
+        edges = measures.edges(to, chosen[:3], shown.prefix, line.keep, first=shown.part.start)
+        heights = {name: convexity.barrier(values) for name, values in edges.items()}
+        surface = replace(surface, metadata={**surface.metadata, "barriers": _by_data(heights)})
         drawn.append(measures.bent(to, plane, surface, run) if config.curvature else surface)
         if not drawn[1:]:  # the recorded steps are those of the networks as they were trained
             arrays |= {f"path {k}": planes.project(plane, path) for k, path in found.paths.items()}
-        edges = measures.edges(to, chosen[:3], shown.prefix, line.keep, first=shown.part.start)
         arrays |= {f"edge {name}": values for name, values in edges.items()}
-        barriers |= {name: measures.barrier(values) for name, values in edges.items()}
+        barriers |= heights
     beside: dict[str, Any] = {"barriers": barriers}
     if config.spectrum:
         more, beside["hessian"] = measures.spectra(to, found.solutions[:3], keys[3], run, line.keep)
         arrays |= more
     _write(run, drawn, arrays, beside)
+
+
+def _by_data(heights: Mapping[str, float]) -> dict[str, list[float]]:
+    """Barriers by the name of their edge as a surface carries them: of the training and of the test data."""
+    found: dict[str, list[float]] = {}
+    for name, height in heights.items():
+        found.setdefault("test" if "test " in name else "train", []).append(height)
+    return found
 
 
 def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray], beside: dict[str, Any]) -> None:
@@ -142,14 +151,14 @@ def _fingerprint(to: Given, example: Params, run: Run) -> tuple[str, Any]:
     """
     if to.problem is None:
         _, risk = pointwise.quantities(to.risk, Plane(example, example, example, np.zeros((0, 2))))
-        traced = [program(lambda w: risk(w), example) for _ in range(2)]
+        traced = [jaxpr_hash(lambda w: risk(w), example) for _ in range(2)]
         compiled = jax.jit(risk).lower(example).compile()
         _refuse_wandering(traced, [np.asarray(compiled(example)) for _ in range(2)])
         return atomic.fingerprint(traced[0], run.options.precision), compiled
     network, loss, data = to.problem.network, to.problem.loss, to.problem.data
-    some = np.flatnonzero(np.asarray(data.weight))[:FEW]
-    few = type(data)(data.x[some], data.y[some], data.weight[some])
-    traced = [program(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
+    some = np.flatnonzero(np.asarray(data.weight))[: inputs.FEW]
+    few = data.taken(some)
+    traced = [jaxpr_hash(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
     risk = replace(to.problem, data=few).risk
     _refuse_wandering(traced, [np.asarray(risk(example)) for _ in range(2)])
     return atomic.fingerprint(traced[0], data.fingerprint, run.options.precision), None
@@ -172,8 +181,11 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
     count = len(loaded.solutions) or 3 * config.triples
     views = len(_views(config, range(count)))
     source = f"({loaded.formats})" if loaded.solutions else "to train"
-    known = f"{trees.size(example):,} parameters · {count} solutions {source}"
-    run.say("explore:", f"{known} · {_what(to)} · plane {config.plane}{to.note}")
+    title = f"{to.about.title}, " if to.about.title else ""
+    known = [f"{title}{trees.size(example):,} parameters · {count} solutions {source}", *to.about.notes]
+    known.insert(1, to.about.layout or _what(to))
+    more = [_what(to)] * bool(to.about.layout) + [config.loss] * bool(to.data) + [f"plane {config.plane}"]
+    run.say("explore:", " · ".join(known) + ("\n" if to.about.layout else " · ") + " · ".join(more))
     pairs = min(count, 3) * (min(count, 3) - 1) // 2
     examples = len(to.problem.data) if to.problem else 0
     share = len(to.test.data) / examples if to.test else 0.0
@@ -182,7 +194,7 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
         points=config.points,
         surfaces=views * (1 + share),
         evaluations=round(views * (pairs * measures.ON_AN_EDGE * (1 + share) + single)),
-        products=measures.PRODUCTS * min(count, 3) * config.spectrum + 100 * (config.plane in ("hessian", "gradient")),
+        hvp_calls=measures.PRODUCTS * min(count, 3) * config.spectrum + 100 * (config.plane in ("hessian", "gradient")),
         bent=views * config.points**2 * config.curvature,
         trained=0 if loaded.solutions else count * config.steps * min(config.batch_size, examples),
     )
@@ -201,9 +213,8 @@ def _what(to: Given) -> str:
         return "risk(params)" + "".join(f" of {data.name}" for name, data in to.data.items() if name == "data")
     data, network = to.problem.data, to.problem.network
     branches = f"{network} · " if network.total > 1 else ""
-    shape = "x".join(map(str, data.x.shape[1:]))
-    loss = getattr(to.problem.loss, "__name__", "loss")
-    return f"{branches}{len(data):,} examples in R^{shape} ({data.name}) · {loss}"
+    shape = " and ".join("x".join(map(str, x.shape)) or "1" for x in jax.tree.leaves(data.example))
+    return f"{branches}{len(data):,} examples in R^{shape} ({data.name})"
 
 
 def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Found:
@@ -217,7 +228,7 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
                 jax.random.split(key, 3 * config.triples),
                 optax.sgd(config.learning_rate),
                 steps=config.steps,
-                batch_size=min(config.batch_size, len(problem.data)),
+                batch_size=min(config.batch_size, len(problem.data.support)),
                 record=config.record,
                 trajectory=True,
                 memory=run.options.memory_bytes,
@@ -239,12 +250,6 @@ def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Foun
     return Found([walk[-1] for walk in walks], [f"solution {k + 1}" for k in range(seeds)], paths or own)
 
 
-def _aligned(to: Given, solutions: Sequence[Params]) -> list[Params]:
-    problem = to.network_for("--align")
-    first = alignment.balance(problem, solutions[0])
-    return [first, *(alignment.align(problem, first, w) for w in solutions[1:])]
-
-
 def _surface(
     line: Line, solutions: Sequence[Params], paths: Mapping[str, list[Params]], key: jax.Array, shown: View
 ) -> tuple[Plane, Surface]:
@@ -258,51 +263,47 @@ def _surface(
     depends = (list(solutions), paths if config.plane == "pca" else {})
     stored = line.keep("plane", depends, compute)
     plane, grid, words = view.from_arrays(stored, solutions[0])
-    shared: dict[str, Any] = {
-        "precision": run.options.precision,
-        "memory": run.options.memory_bytes,
-        "directory": run.path,
-        "check_stop": run.check_stop,
-    }
-    layers = inputs.further(to.problem.data) if to.problem else None
+    layers = named.further(to.problem.data) if to.problem else None
     with run.bar(f"{shown.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
-        found = evaluation.evaluate(to.risk, plane, grid, layers=layers, progress=bar, **shared)
-    _refuse_disagreement(found)
+        found = evaluation.surface_on(to.risk, plane, grid, run.execution(bar), layers)
     more = dict(found.layers)
     if to.test:
-        tested = evaluation.evaluate(to.test, plane, grid, layers=layers, progress=False, **shared)
+        tested = evaluation.surface_on(to.test, plane, grid, run.execution(), layers)
         more |= {"test risk": tested.risk, **{f"test {k}": v for k, v in tested.layers.items()}}
     if config.weight_decay:
         more["regulariser"] = view.regulariser(plane, grid, config.weight_decay)
         more["risk and regulariser"] = found.risk + more["regulariser"]
-    about = {
-        "aligned": shown.aligned,
-        "triple": shown.triple,
-        "extent": words,
-        "state": config.state,
-        "gram": planes.gram_of(plane).tolist(),
-    }
-    about |= {"not_finite": int(np.count_nonzero(~np.isfinite(found.risk)))}
-    return plane, Surface(grid, found.risk, found.anchors, found.anchor_risk, more, {**found.metadata, **about})
-
-
-def _refuse_disagreement(surface: Surface) -> None:
-    found = surface.metadata["checks"]
-    scale = max(1.0, float(np.nanmax(np.abs(np.asarray(surface.anchor_risk)), initial=0.0)))
-    if not found["deterministic"] or found["max_difference"] > AGREES * scale:
-        raise ValueError(
-            f"The loss differs by {found['max_difference']:.2g} between two evaluations at the same parameters; a "
-            "surface needs a deterministic function.\n  Fix its random keys, switch dropout and augmentation off."
-        )
+    about = surfaces.Provenance(
+        aligned=shown.aligned,
+        triple=shown.triple,
+        extent=words,
+        state=to.about.state,
+        network=to.about.title or None,
+        layout=to.about.layout or None,
+        notes=" · ".join(to.about.notes) or None,
+        files=", ".join(map(str, config.solutions)) or None,
+        gram=planes.gram_of(plane).tolist(),
+        not_finite=int(np.count_nonzero(~np.isfinite(found.risk))),
+    )
+    return plane, replace(found, layers=more).noting(about)
 
 
 def _say(run: Run, drawn: Sequence[Surface], barriers: Mapping[str, float]) -> None:
     last = drawn[-1]
     difference = max(surface.metadata["checks"]["max_difference"] for surface in drawn)
-    run.say("check", f"anchors equal direct evaluation (max difference {difference:.0e}) · loss deterministic")
+    types = {surface.metadata["checks"].get("rounding", "float32") for surface in drawn} - {"float32", "float64"}
+    words = "".join(f", rounding of {name}" for name in sorted(types))
+    run.say("check", f"anchors equal direct evaluation (max difference {difference:.0e}{words}) · loss deterministic")
     if last.metadata["not_finite"]:
         missing = last.metadata["not_finite"]
         run.say("note", f"{missing:,} of {last.risk.size:,} points are not finite; they are masked in pictures")
     run.say("extent", last.metadata["extent"])
     if barriers:
-        run.say("barrier", " · ".join(f"{name} {height:.3g}" for name, height in barriers.items()) + " (loss units)")
+        run.say(
+            "barrier",
+            " · ".join(
+                f"{name} " + (f"{height:.3g}" if np.isfinite(height) else "not finite")
+                for name, height in barriers.items()
+            )
+            + " (loss units)",
+        )

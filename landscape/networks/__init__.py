@@ -2,6 +2,7 @@
 
 from landscape.networks.flax_modules import evaluating, from_flax, from_linen
 from landscape.networks.multi_branch import MultiBranch, Network, one_example
+from landscape.networks.pytorch import from_torch
 from landscape.networks.ready_made import conv_branch, mlp_branch, recurrent_branch, relu_branch
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "evaluating",
     "from_flax",
     "from_linen",
+    "from_torch",
     "mlp_branch",
     "one_example",
     "recurrent_branch",

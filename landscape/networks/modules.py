@@ -1,19 +1,33 @@
-"""Other people's networks: what kind of object was given, and BatchNorm statistics recomputed at every point."""
+"""Other people's networks: what kind of object was given, and its running statistics."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from functools import reduce
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from landscape.checkpoints import equinox, words
-from landscape.datasets import Dataset
-from landscape.losses import Loss
-from landscape.networks import MultiBranch, Network, from_flax, from_linen
+from landscape.networks import (
+    MultiBranch,
+    Network,
+    calling,
+    from_flax,
+    from_linen,
+    from_torch,
+    keras_modules,
+    torch_state,
+)
+from landscape.networks.pytorch import TorchForward, is_module
+from landscape.networks.recomputed import recomputed_risk
+
+__all__ = ["Form", "State", "from_pytree", "frozen", "is_linen", "no_init", "read", "recomputed_risk", "statistics",
+           "with_statistics"]  # fmt: skip
 
 Params = Any
 State = Literal["none", "frozen", "recompute"]
@@ -25,21 +39,26 @@ class Form(NamedTuple):
     Attributes:
         network: A network, where the object is one; its `init` is `no_init` for a pure function of (params, x).
         risk: A function risk(params), where the object is one.
-        make: The flax module or its factory behind it, for what depends on its state.
+        make: The module or its factory behind it, for what depends on its state.
+        title: Class and library of the module, such as "CNN (flax nnx)"; empty for functions and our own networks.
+        dropout: Whether the module has dropout, which is off.
     """
 
     network: Network | MultiBranch | None = None
     risk: Callable[[Params], Any] | None = None
     make: Any = None
+    title: str = ""
+    dropout: bool = False
 
 
 def read(target: Any, example: Any, state: State = "none", name: str = "the network") -> Form:
     """Read a user's object: a network of this package, a module of any kind or its factory, or a pure function.
 
     Args:
-        target: `Network`, `MultiBranch`; nnx module, its class or a factory of `rngs`; linen module; any other callable
-            that is a pytree of arrays, or a factory of one from a `key`; function of (params, x); risk(params); or a
-            function without arguments that returns one of these.
+        target: `Network`, `MultiBranch`; nnx module, its class or a factory of `rngs`; linen module or its class;
+            PyTorch module or its class; Keras model; any other callable that is a pytree of arrays, or a factory of one
+            from a `key`; function of (params, x); risk(params); or a function without arguments, or of `rngs` or a
+            `key`, that returns one of these.
         example: Example inputs, a batch of one, for linen modules; None where there are no data.
         state: "frozen" admits state besides the parameters; with "recompute" only `make` is filled in.
         name: What messages call it.
@@ -47,44 +66,173 @@ def read(target: Any, example: Any, state: State = "none", name: str = "the netw
     Raises:
         ValueError: It is none of these, or has state that `state` does not provide for.
     """
-    if isinstance(target, nn.Module) and example is None:
-        raise ValueError(f"{name} is a linen module, which needs data to know its shapes; give --data.")
-    if isinstance(target, nn.Module | nnx.Module):
-        return _flax(target if isinstance(target, nn.Module) else lambda rngs: target, example, state)
-    if not isinstance(target, Network | MultiBranch) and not _is_pytree(target):
-        wanted = _required(target, name)
-        if not wanted:
-            return read(target(), example, state, name)
-        if _is_factory(target, wanted):
-            return _flax(target, example, state)
-        if len(wanted) == 1 and wanted[0].name != "key":
-            return Form(risk=target)
+    if isinstance(target, type) and issubclass(target, nn.Module):
+        target = _instance(target, name)
+    if isinstance(target, nn.Module):
+        return _linen(target, example, state, name)
+    if isinstance(target, nnx.Module):
+        return _nnx(lambda rngs: target, state)
+    if is_module(target):
+        return _torch(target, example, state, name)
+    if keras_modules.is_model(target):
+        return _keras(target, state, name)
+    if isinstance(target, Network | MultiBranch) or _is_pytree(target):
+        _refuse_recompute(state, name)
+        return Form(target) if isinstance(target, Network | MultiBranch) else _pytree(target)
+    return _called(target, example, state, name)
+
+
+def _called(target: Any, example: Any, state: State, name: str) -> Form:
+    """A class or a function: what it makes, or a pure function of parameters."""
+    if not callable(target):
+        raise ValueError(
+            f"{name} is {type(target).__name__}; wanted a Network, a MultiBranch, a module of flax, PyTorch or Keras, "
+            "or in the manner of Equinox, its factory of rngs (or of a key), or a function of (params, x)."
+        )
+    is_class = isinstance(target, type)
+    given = calling.parameters(target.__init__, 1) if is_class else calling.parameters(target)
+    wanted = calling.required(given)
+    streams = any(map(calling.takes_streams, given))
+    others = [p.name for p in wanted if not calling.takes_streams(p)]
+    if (is_class and issubclass(target, nnx.Module)) or streams:
+        if others if streams else others[1:]:
+            raise ValueError(
+                f"{name} also takes {', '.join(others)}, which the command cannot know.\n"
+                "  Name a function without arguments, or of rngs, that makes the network."
+            )
+        return _nnx(target, state)
+    if not wanted or (len(wanted) == 1 and wanted[0].name in calling.KEYS):
+        made = calling.passing(target, wanted[0], jax.random.key(0)) if wanted else target()
+        if isinstance(made, nnx.Module):
+            return _nnx(target, state)
+        if is_module(made):
+            return _torch(target if not wanted else made, example, state, name)
+        if wanted and _is_pytree(made) and not isinstance(made, nn.Module):
+            _refuse_recompute(state, name)
+            return _pytree(target)
+        return read(made, example, state, name)
+    if len(wanted) == 1:
+        return Form(risk=target)
+    _refuse_recompute(state, name)
+    if len(wanted) == 2 and not is_class:
+        apply: Any = target
+        return Form(Network(no_init, apply))
+    raise ValueError(
+        f"{name} takes {len(wanted)} arguments ({', '.join(p.name for p in wanted[:3])} …); wanted a factory of rngs, "
+        "of a key or of nothing, or a function of (params, x)."
+    )
+
+
+def library(target: Any) -> str:
+    """Where a network comes from, flax, PyTorch, Keras or Equinox; empty for functions and our own networks.
+
+    Args:
+        target: An object as for `read`; a factory without arguments or of a key is called, one of streams is flax's.
+    """
+    known = {"flax": "flax", "torch": "PyTorch", "keras": "Keras", "equinox": "Equinox"}
+    for kind in (target if isinstance(target, type) else type(target)).__mro__:
+        if kind.__module__.split(".")[0] in known:
+            return known[kind.__module__.split(".")[0]]
+    if isinstance(target, type | Network | MultiBranch) or not inspect.isroutine(target):
+        return ""
+    wanted = calling.required(calling.parameters(target))
+    if any(map(calling.takes_streams, calling.parameters(target))):
+        return "flax"
+    if not wanted:
+        return library(target())
+    is_key = len(wanted) == 1 and wanted[0].name in calling.KEYS
+    return library(calling.passing(target, wanted[0], jax.random.key(0))) if is_key else ""
+
+
+def _refuse_recompute(state: State, name: str) -> None:
     if state == "recompute":
         raise ValueError(
             f"{name} holds no statistics that could be recomputed; that takes a flax module or its factory.\n"
             "  Leave --state out; for a mean over branches of a module name the module, with --branches."
         )
-    if isinstance(target, Network | MultiBranch):
-        return Form(target)
-    if _is_pytree(target) or len(wanted) == 1:
-        return Form(from_pytree(target))
-    if len(wanted) == 2:
-        return Form(Network(no_init, target))
-    raise ValueError(f"{name} takes {len(wanted)} arguments; wanted a factory of rngs, or a function of (params, x).")
 
 
-def _flax(make: Any, example: Any, state: State) -> Form:
+def _instance(kind: type[nn.Module], name: str) -> nn.Module:
+    """A linen module of a class, built for evaluation where it has a field that says so."""
+    given = calling.parameters(kind)
+    others = [p.name for p in calling.required(given) if p.name not in calling.MODES]
+    if others:
+        raise ValueError(
+            f"{name} is a class with the fields {', '.join(others)}, which the command cannot know.\n"
+            "  Name a module, or a function without arguments that returns one."
+        )
+    return kind(**{p.name: calling.MODES[p.name] for p in given if p.name in calling.MODES})
+
+
+def _linen(module: nn.Module, example: Any, state: State, name: str) -> Form:
+    if example is None:
+        raise ValueError(f"{name} is a linen module, which needs data to know its shapes; give --data.")
+    seen: set[type] = set()
+
+    def note(forward: Any, given: Any, keywords: Any, context: Any) -> Any:
+        seen.add(type(context.module))
+        return forward(*given, **keywords)
+
+    title = f"{type(module).__name__} (flax linen)"
     if state == "recompute":
-        return Form(make=make)
-    if state == "frozen":
-        return Form(frozen(make, example), make=make)
-    return Form(from_linen(make, jnp.asarray(example)) if is_linen(make) else from_flax(make), make=make)
+        return Form(make=module, title=title)
+    with nn.intercept_methods(note):
+        network = from_linen(module, _arrays(example), state="frozen" if state == "frozen" else None)
+    return Form(network, make=module, title=title, dropout=nn.Dropout in seen)
+
+
+def _nnx(target: Any, state: State) -> Form:
+    make = calling.of_streams(target)
+    module = nnx.eval_shape(lambda: make(nnx.Rngs(0))) if state == "none" else make(nnx.Rngs(0))
+    parts = {type(part) for _, part in nnx.iter_graph(module)}
+    about = Form(make=make, title=f"{type(module).__name__} (flax nnx)", dropout=nnx.Dropout in parts)
+    if state == "recompute":
+        return about
+    return about._replace(network=from_flax(make, state="frozen" if state == "frozen" else None))
+
+
+def _pytree(target: Any) -> Form:
+    made = target if _is_pytree(target) else calling.passing(target, _key_of(target), jax.random.key(0))
+    of_equinox = any(kind.__module__.split(".")[0] == "equinox" for kind in type(made).__mro__)
+    parts = jax.tree.leaves(made, is_leaf=lambda part: type(part).__name__ == "Dropout")
+    dropout = any(type(part).__name__ == "Dropout" for part in parts)
+    title = f"{type(made).__name__} ({'Equinox' if of_equinox else 'a pytree'})"
+    return Form(from_pytree(target), title=title, dropout=dropout)
+
+
+def _torch(make: Any, example: Any, state: State, name: str) -> Form:
+    """A PyTorch module or what makes one: its statistics are frozen or refused."""
+    if example is None:
+        raise ValueError(f"{name} is a PyTorch module, which is traced on an example; give --data.")
+    module = make if is_module(make) else make()
+    held = any(buffer.split(".")[-1] in torch_state.STATISTICS for buffer, _ in module.named_buffers())
+    if (held and state == "none") or state == "recompute":
+        raise _kept_only(name, "PyTorch module", held)
+    network = from_torch(make, jax.tree.map(lambda x: np.asarray(x)[0], example))
+    dropout = any("Dropout" in type(part).__name__ for part in module.modules())
+    return Form(network, make=network, title=f"{type(module).__name__} (PyTorch)", dropout=dropout)
+
+
+def _keras(model: Any, state: State, name: str) -> Form:
+    """A Keras model: its statistics are frozen or refused."""
+    network = keras_modules.from_keras(model)
+    held = bool(keras_modules.statistics(model))
+    if (held and state == "none") or state == "recompute":
+        raise _kept_only(name, "Keras model", held)
+    return Form(network, make=model, title=f"{type(model).__name__} (Keras)", dropout=keras_modules.has_dropout(model))
+
+
+def _kept_only(name: str, kind: str, held: bool) -> ValueError:
+    return ValueError(
+        f"{name} is a {kind}{' with running statistics' if held else ''}; they can be kept as the first checkpoint "
+        "holds them, not computed anew.\n  Take --state frozen."
+    )
 
 
 def frozen(make: Any, example: Any) -> Network:
     """The network of a flax module or factory, its state kept as it is made."""
     if is_linen(make):
-        return from_linen(make, jnp.asarray(example), state="frozen")
+        return from_linen(make, _arrays(example), state="frozen")
     return from_flax(make, state="frozen")
 
 
@@ -94,19 +242,30 @@ def is_linen(make: Any) -> bool:
 
 
 def statistics(make: Any, example: Any) -> Params:
-    """The running statistics of a flax module or factory as a dictionary, as checkpoints name them; empty without."""
+    """The running statistics of a module or factory as a dictionary, as checkpoints name them; empty without."""
+    if keras_modules.is_model(make):
+        return keras_modules.statistics(make)
+    if isinstance(make, Network):
+        return make.apply.statistics if isinstance(make.apply, TorchForward) else {}
     if is_linen(make):
-        return {k: v for k, v in make.init(jax.random.key(0), jnp.asarray(example)).items() if k != "params"}
-    return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(0)), nnx.BatchStat)) if callable(make) else {}
+        given = calling.in_evaluation(type(make).__call__)
+        start = make.init(jax.random.key(0), _arrays(example), **given)
+        return {k: v for k, v in start.items() if k != "params"}
+    return nnx.to_pure_dict(nnx.state(calling.of_streams(make)(nnx.Rngs(0)), nnx.BatchStat)) if callable(make) else {}
 
 
 def with_statistics(make: Any, example: Any, values: Params) -> Network:
-    """The network of a flax module or factory, its running statistics frozen at `values` (see `statistics`)."""
+    """The network of a module or factory, its running statistics frozen at `values` (see `statistics`)."""
+    if keras_modules.is_model(make):
+        return keras_modules.from_keras(make, values)
+    if isinstance(make, Network):
+        forward = make.apply
+        return make._replace(apply=forward.with_statistics(values)) if isinstance(forward, TorchForward) else make
     if is_linen(make):
-        return from_linen(make, jnp.asarray(example), state="frozen", values=values)
+        return from_linen(make, _arrays(example), state="frozen", values=values)
 
     def restored(rngs: nnx.Rngs) -> nnx.Module:
-        module = make(rngs)
+        module = calling.of_streams(make)(rngs)
         state = nnx.state(module, nnx.BatchStat)
         nnx.replace_by_pure_dict(state, values)
         nnx.update(module, state)
@@ -131,8 +290,9 @@ def from_pytree(make: Any) -> Network:
     >>> network.apply(network.init(jax.random.key(0)), jnp.array([1.0, 2.0])).tolist()
     [1.0, 2.0]
     """
-    build = (lambda key: make) if _is_pytree(make) else make if "key" not in _keywords(make) else _by_keyword(make)
-    kept = build(jax.random.key(0))
+    build = (lambda key: make) if _is_pytree(make) else lambda key: calling.passing(make, _key_of(make), key)
+    kept = _inferring(build(jax.random.key(0)))
+    arguments = calling.in_evaluation(type(kept).__call__)
     leaves, structure = jax.tree_util.tree_flatten_with_path(kept)
     free = [n for n, (_, leaf) in enumerate(leaves) if _is_float(leaf)]
     if not free:
@@ -153,7 +313,7 @@ def from_pytree(make: Any) -> Network:
         values = [leaf for _, leaf in leaves]
         for n in free:
             values[n] = reduce(lambda place, word: place[word], words(leaves[n][0]), params)
-        return structure.unflatten(values)(x)
+        return structure.unflatten(values)(x, **arguments)
 
     return Network(init, apply, equinox.order_of(kept))
 
@@ -168,128 +328,21 @@ def _is_pytree(target: Any) -> bool:
     return inside and any(map(_is_float, jax.tree.leaves(target)))
 
 
-def _keywords(make: Any) -> set[str]:
-    return {p.name for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY}
+def _key_of(make: Any) -> inspect.Parameter:
+    """The parameter of a factory that takes the random key."""
+    return (calling.required(calling.parameters(make)) or calling.parameters(make))[0]
 
 
-def _by_keyword(make: Any) -> Callable[[jax.Array], Any]:
-    return lambda key: make(key=key)
+def _inferring(module: Any) -> Any:
+    """An Equinox module with dropout and the like switched off."""
+    equinox_library = sys.modules.get("equinox")
+    return equinox_library.nn.inference_mode(module) if equinox_library else module
 
 
-def _required(target: Any, name: str) -> list[inspect.Parameter]:
-    if not callable(target):
-        raise ValueError(
-            f"{name} is {type(target).__name__}; wanted a Network, a MultiBranch, a module of flax or in the manner of "
-            "Equinox, its factory of rngs (or of a key), or a function of (params, x)."
-        )
-    module_class = isinstance(target, type) and issubclass(target, nnx.Module)  # its metaclass hides the signature
-    parameters = list(inspect.signature(target.__init__ if module_class else target).parameters.values())
-    parameters = parameters[1:] if module_class else parameters
-    return [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
-def _is_factory(target: Any, wanted: list[inspect.Parameter]) -> bool:
-    named = len(wanted) == 1 and (wanted[0].name in ("rngs", "rng") or "Rngs" in str(wanted[0].annotation))
-    return named or (isinstance(target, type) and issubclass(target, nnx.Module))
+def _arrays(x: Any) -> Any:
+    return jax.tree.map(jnp.asarray, x)
 
 
 def no_init(key: jax.Array) -> Params:
-    """The missing `init` of a pure function.
-
-    Raises:
-        ValueError: Always.
-    """
+    """The missing `init` of a pure function; raises a ValueError."""
     raise ValueError("A pure function of (params, x) has no initial parameters; name its --solutions.")
-
-
-def recomputed_risk(
-    make: Any,
-    data: Dataset,
-    loss: Loss,
-    *,
-    num_branches: int | None = None,
-    average: bool = True,
-    quantities: Mapping[str, tuple[Dataset, Loss]] | None = None,
-) -> Callable[[Params], dict[str, jax.Array]]:
-    """risk(params) with BatchNorm's statistics computed anew, at these parameters, over all of the training data.
-
-    The data pass as one batch, so that every layer sees the statistics of all examples: memory grows with N.
-
-    Args:
-        make: nnx module factory of `rngs`, or a linen module built with `use_running_average=False`.
-        data: The training data.
-        loss: Loss per example.
-        num_branches: I for parameters [I, ...] of a multi-branch network, each branch with its own statistics; None
-            for a plain network.
-        average: The mean over branches, or their sum.
-        quantities: Further (data, loss) by name under the same statistics; on other data for nnx modules only.
-
-    Returns:
-        A function for `evaluate`: {"risk": …, **quantities}.
-
-    Raises:
-        ValueError: Other data for a linen module, or one that is not built for training.
-    """
-    parts = {"risk": (data, loss), **(quantities or {})}
-    others = {name: part for name, part in parts.items() if part[0] is not data}
-    outputs = _linen_outputs(make, data, others) if is_linen(make) else _nnx_outputs(make, data, others)
-
-    def risk(params: Params) -> dict[str, jax.Array]:
-        found = jax.vmap(outputs)(params) if num_branches else outputs(params)
-        if num_branches:
-            found = jax.tree.map(lambda f: (jnp.mean if average else jnp.sum)(f, 0), found)
-        return {name: _mean(found.get(name, found["risk"]), *part) for name, part in parts.items()}
-
-    return risk
-
-
-def _mean(outputs: jax.Array, data: Dataset, loss: Loss) -> jax.Array:
-    values = loss(outputs, jnp.asarray(data.y))
-    if values.shape != (len(data),):
-        raise ValueError(
-            f"A loss must return one value an example, shape ({len(data)},); this one returns {values.shape} for "
-            f"outputs {outputs.shape} and labels {data.y.shape}."
-        )
-    return (data.weight * values).sum() / data.weight.sum()
-
-
-def _nnx_outputs(
-    make: Callable[[nnx.Rngs], nnx.Module], data: Dataset, others: Mapping[str, tuple[Dataset, Loss]]
-) -> Callable[[Params], dict[str, jax.Array]]:
-    """Outputs in training mode for the data; then in evaluation mode with exactly those statistics for the others."""
-    graph, shapes, rest = nnx.split(make(nnx.Rngs(0)), nnx.Param, ...)
-
-    def outputs(params: Params) -> dict[str, jax.Array]:
-        values, state = jax.tree.map(lambda leaf: leaf, (shapes, rest))
-        nnx.replace_by_pure_dict(values, params)
-        module: Any = nnx.merge(graph, values, state)
-        module.set_attributes(deterministic=True, use_running_average=False, raise_if_not_found=False)
-        module.set_attributes(momentum=0.0, raise_if_not_found=False)
-        found = {"risk": module(jnp.asarray(data.x))}
-        module.eval()
-        return found | {name: module(jnp.asarray(d.x)) for name, (d, _) in others.items()}
-
-    return outputs
-
-
-def _linen_outputs(module: nn.Module, data: Dataset, others: Mapping[str, Any]) -> Callable[[Params], Any]:
-    """Outputs in training mode; the running statistics that are updated on the way are dropped."""
-    if others:
-        raise ValueError(
-            f"Statistics of a linen module serve its training data only, not {', '.join(others)}; take an nnx module."
-        )
-    start = module.init(jax.random.key(0), jnp.asarray(data.x[:1]))
-    rest = {k: v for k, v in start.items() if k != "params"}
-
-    def outputs(params: Params) -> dict[str, jax.Array]:
-        found: Any = module.apply({"params": params, **rest}, jnp.asarray(data.x), mutable=list(rest))
-        return {"risk": found[0]}
-
-    _, after = module.apply(start, jnp.asarray(data.x[:8]), mutable=list(rest))
-    moved = jax.tree.map(lambda x, y: bool(jnp.any(x != y)), rest, {k: after.get(k, v) for k, v in rest.items()})
-    if not any(jax.tree.leaves(moved)):
-        raise ValueError(
-            f"{type(module).__name__} does not compute its statistics from the examples it is given.\n"
-            "  Build it for training, with use_running_average=False."
-        )
-    return outputs

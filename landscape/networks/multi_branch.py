@@ -18,7 +18,8 @@ Params = Any
 class Network(NamedTuple):
     """A network: `init(key) -> params` and `apply(params, x [N, ...]) -> outputs [N, C]`.
 
-    `apply` may instead be written for one example, x [...] -> outputs [C]; `one_example` tells the two apart.
+    Several inputs are a tree of arrays x, and outputs may have any shape [N, ...]. `apply` may instead be written for
+    one example, x [...] -> outputs [C], where it does not take batches.
     `order` names the arrays and numbers of the module behind it in the module's own order, for files without names.
     """
 
@@ -27,40 +28,51 @@ class Network(NamedTuple):
     order: tuple[str, ...] = ()
 
 
-def one_example(network: Network, params: Params, example: jax.Array) -> Callable[[Params, jax.Array], jax.Array]:
-    """The network on one example: params, x [...] -> outputs [C], whether it was written for one or for a batch.
+def one_example(network: Network, params: Params, example: Any) -> Callable[[Params, Any], jax.Array]:
+    """The network on one example: params, x [...] -> outputs [C], or of any other shape for a network of batches.
+
+    The batch form is what counts: x [N, ...] -> [N, ...]. A network that does not take batches, or gives them another
+    shape, is taken for one that was written for one example, x [...] -> outputs [C].
 
     Args:
         network: The network.
         params: Parameters, or their shapes.
-        example: One example, or its shape and type.
+        example: One example, or its shape and type; a tree of these where the network takes several inputs.
 
     Raises:
-        ValueError: Its outputs are neither [N, C] for a batch nor [C] for one example.
+        ValueError: Its outputs are neither [N, ...] for a batch nor [C] for one example.
     """
-    batches = [jax.ShapeDtypeStruct((n, *example.shape), example.dtype) for n in (1, 2)]
-    one, two = (_shape(network, params, x) for x in batches)
-    alone = _shape(network, params, example)
-    for_batches = one and two and one[:1] == (1,) and two[:1] == (2,) and len(one) in (1, 2)
-    # What takes a plain vector x and returns one with as many outputs was written for it, whatever it does to a batch.
-    for_one = one and len(example.shape) == 1 and alone == (math.prod(one),)
-    if for_batches and not for_one:
-        return lambda w, x: network.apply(w, x[None]).reshape(-1)
-    alone = jax.eval_shape(network.apply, params, example).shape  # raises its own error where it takes neither
+    found = [_shape(network, params, _batch_of(n, example)) for n in (1, 2)]
+    one, two = (shape if isinstance(shape, tuple) else None for shape in found)
+    if one and two and one[:1] == (1,) and two[:1] == (2,) and one[1:] == two[1:]:
+        shape = one[1:] or (1,)
+        return lambda w, x: network.apply(w, jax.tree.map(lambda t: t[None], x)).reshape(shape)
+    alone = _shape(network, params, jax.tree.map(_as_shape, example))
+    if isinstance(alone, Exception):
+        raise next(error for error in (*found, alone) if isinstance(error, Exception))
     if math.prod(alone) != max((*alone, 1)):
         raise ValueError(
-            f"A network must map examples {example.shape} to one vector of outputs each; this one maps a batch of two "
-            f"to shape {two} and one example to {alone}.\n  Let it end with a flat layer."
+            f"A network must map a batch [N, ...] to outputs [N, ...], or one example to a vector; this one maps a "
+            f"batch of two to {two} and one example to one vector of outputs each of shape {alone}.\n"
+            "  Let it keep the axis of examples first."
         )
     return lambda w, x: network.apply(w, x).reshape(-1)
 
 
-def _shape(network: Network, params: Params, x: Any) -> tuple[int, ...] | None:
-    """Shape of the outputs; None where the network does not take such an input."""
+def _as_shape(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(x), x.dtype)
+
+
+def _batch_of(n: int, example: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), example)
+
+
+def _shape(network: Network, params: Params, x: Any) -> tuple[int, ...] | Exception:
+    """Shape of the outputs, or what the network raises at such an input."""
     try:
         return jax.eval_shape(network.apply, params, x).shape
-    except (TypeError, ValueError):
-        return None
+    except Exception as error:  # networks refuse other shapes each in its own way
+        return error
 
 
 @dataclass(frozen=True)
@@ -137,11 +149,11 @@ class MultiBranch:
         params = tuple(lax.map(branch.init, jax.random.split(k, n)) for branch, n, k in kinds)
         return params[0] if isinstance(self.branch, Network) else params
 
-    def apply(self, params: Params, x: jax.Array) -> jax.Array:
-        """Outputs [N, C] for examples x [N, ...]."""
+    def apply(self, params: Params, x: Any) -> jax.Array:
+        """Outputs [N, C] for examples x [N, ...]; of a network of another shape [N, ...]."""
         total = jnp.zeros(())
         for branch, w in self.groups(params):
-            one = one_example(branch, jax.tree.map(lambda leaf: leaf[0], w), x[0])
+            one = one_example(branch, _first(w), _first(x))
             outputs = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
             length = jax.tree.leaves(w)[0].shape[0]
             total = total + chunked_sum(lambda p, f=outputs: f(p, x).sum(0), w, self.branch_chunk or length)
@@ -150,3 +162,7 @@ class MultiBranch:
     def __repr__(self) -> str:
         kind = "mean" if self.average else "sum"
         return f"MultiBranch({' + '.join(map(str, self.counts))} branches, {kind})"
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], tree)

@@ -8,7 +8,8 @@ after the branches of the second and third solution are aligned to the first.
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import optax
 
 from landscape import evaluation, planes, plots, report, surfaces
 from landscape.arrays import hardware
+from landscape.evaluation.checks import disagreement
 from landscape.files import atomic
 from landscape.files.tables import text_table
 from landscape.paper import trends
 from landscape.planes import Plane
-from landscape.planes.grids import Grid, grid_around
+from landscape.planes.grids import grid_around
 from landscape.problem import Problem
 from landscape.runs import Run, estimate
 from landscape.training import train
@@ -167,19 +169,7 @@ def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
     solutions = _solutions(case, protocol, run)
     total = protocol.points**2 * protocol.triples * len(VIEWS)
     with run.bar(f"surface  I={case.branches:,}", total, "points") as bar:
-
-        def evaluate(problem: Problem, planes: Sequence[Plane], grids: Sequence[Grid]) -> list[surfaces.Surface]:
-            return evaluation.evaluate_stack(
-                problem,
-                planes,
-                grids,
-                precision=run.options.precision,
-                memory=run.options.memory_bytes,
-                directory=run.path,
-                progress=bar,
-                check_stop=run.check_stop,
-            )
-
+        evaluate = partial(evaluation.evaluate_stack, execution=run.execution(bar))
         found = [m for view in VIEWS for m in _view(view, case, solutions, protocol, evaluate)]
         bar.note(f"{total:,} points, {total / max(bar.seconds, 1e-9):,.0f} points/s")
     found = [_annotated(m, solutions) for m in found]
@@ -239,8 +229,8 @@ def _annotated(measured: trends.Measured, solutions: Solutions) -> trends.Measur
     first = 3 * surface.metadata["triple"]
     ended = {"steps": int(solutions.steps[-1]), "converged": bool(solutions.converged[first : first + 3].all())}
     barriers = {"train": measured.report.barriers.tolist(), "test": measured.test_barriers.tolist()}
-    known = {**surface.metadata, "barriers": barriers, "training": ended}
-    return measured._replace(surface=replace(surface, metadata=known))
+    known = surfaces.Provenance(barriers=barriers, training=ended)
+    return measured._replace(surface=surface.noting(known))
 
 
 def _remembered(surface: surfaces.Surface) -> trends.Measured:
@@ -260,14 +250,11 @@ def _report_checks(stacks: Sequence[surfaces.Surface], run: Run) -> None:
     Raises:
         ArithmeticError: It does not, or the loss is not deterministic.
     """
-    checks = [(s.metadata["checks"], max(1.0, float(np.nanmax(np.asarray(s.anchor_risk))))) for s in stacks]
-    worst = max(c["max_difference"] / scale for c, scale in checks)
-    steady = all(c["deterministic"] for c, _ in checks)
-    if worst > 1e-4 or not steady:
-        raise ArithmeticError(
-            f"The self-check failed: anchors differ from direct evaluation by {worst:.1e} (relative), loss "
-            f"{'deterministic' if steady else 'not deterministic'}.\n  Try --precision highest."
-        )
+    found = [s.metadata["checks"] for s in stacks]
+    wrong = next(filter(None, map(disagreement, found)), "")
+    if wrong:
+        raise ArithmeticError(f"The self-check failed: {wrong}.\n  Try --precision highest.")
+    worst = max(c["relative_difference"] for c in found)
     run.say("check", f"anchors equal direct evaluation (max difference {worst:.0e}) · loss deterministic")
 
 

@@ -7,7 +7,6 @@ trend over I is Spearman's rank correlation of all (I, value) pairs, whose p-val
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from landscape.convexity import Report, edge_barriers, numbers, report
 from landscape.planes import Plane, through_solutions
 from landscape.planes.grids import Grid, grid_around
 from landscape.problem import Problem
-from landscape.surfaces import Surface
+from landscape.surfaces import Provenance, Surface
 
 Params = Any
 
@@ -101,15 +100,18 @@ def measure(
     tested = np.full_like(train, np.nan) if test is None else edge_barriers(test, edges, points=edge_points)
     measured = []
     for k, (surface, train_k, test_k) in enumerate(zip(surfaces, train, tested.reshape(-1, 3), strict=True)):
-        known = {"branches": problem.network.total, "triple": k, "plane": through[k].kind, "aligned": align}
-        surface = replace(surface, metadata={**surface.metadata, **known})
+        known = Provenance(branches=problem.network.total, triple=k, plane=through[k].kind, aligned=align)
+        surface = surface.noting(known)
         measured.append(Measured(surface, report(surface, barriers=train_k), test_k))
     return measured
 
 
 def aligned(problem: Problem, triple: Sequence[Params]) -> list[Params]:
-    """Three solutions as they are comparable: the first balanced, the others aligned to it."""
-    first = alignment.balance(problem, triple[0])
+    """Solutions as they are comparable: the first balanced, where that changes nothing, the others aligned to it."""
+    try:
+        first = alignment.balance(problem, triple[0])
+    except alignment.Changed:
+        first = triple[0]
     return [first, *(alignment.align(problem, first, w) for w in triple[1:])]
 
 

@@ -1,5 +1,6 @@
 """Planes in parameter space, w(a, b) = o + a u + b v, and their builders (§5.1)."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -37,7 +38,17 @@ class Plane(NamedTuple):
 
     def at(self, ab: Sequence[Any]) -> Params:
         """The parameters w(a, b)."""
-        return jax.tree.map(lambda o, u, v: o + ab[0] * u + ab[1] * v, self.origin, self.u, self.v)
+        return self.affine.at(ab)
+
+    @property
+    def affine(self) -> trees.Affine:
+        """Origin and axes by themselves: the arrays that compiled programs take."""
+        return trees.Affine(self.origin, self.u, self.v)
+
+    @property
+    def float_type(self) -> Any:
+        """The type in which the parameters are held."""
+        return jnp.result_type(*filter(trees.is_parameter, jax.tree.leaves(self.origin)))
 
     def __repr__(self) -> str:
         return f"Plane({self.kind}: {trees.size(self.origin):,} parameters, {len(self.anchors)} anchors)"
@@ -59,6 +70,7 @@ def through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
     [[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]]
     """
     check_solutions(w0, w1, w2)
+    w0, w1, w2 = map(trees.widened, (w0, w1, w2))
     u, v, sizes = _orthonormal(w0, w1, w2)
     length, along, height, second = (float(x) for x in sizes)
     _refuse_line(height, length, second)
@@ -92,12 +104,13 @@ def oblique_through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
         ValueError: As in `through_solutions`, or w2 = 0.
     """
     straight = through_solutions(w0, w1, w2)
+    w0, w1, w2 = map(trees.widened, (w0, w1, w2))
     size = float(trees.norm(w2))
     if size == 0:
         raise ValueError("The axes are scaled to the norm of the third solution, which is 0; take through_solutions.")
     first, second = trees.subtract(w1, w0), trees.subtract(w2, w0)
     lengths = np.array([straight.anchors[1, 0], np.hypot(*straight.anchors[2])]) / size
-    mean = jax.tree.map(lambda x, y, z: (x + y + z) / 3, w0, w1, w2)
+    mean = jax.tree.map(lambda x, y, z: (x + y + z) / 3 if trees.is_parameter(x) else x, w0, w1, w2)
     anchors = (np.array([[0, 0], [1, 0], [0, 1]]) - 1 / 3) * lengths
     u, v = trees.scale(1 / lengths[0], first), trees.scale(1 / lengths[1], second)
     return Plane(mean, u, v, anchors, "oblique")
@@ -132,6 +145,7 @@ def random_filter_normalized(
     True
     """
     check_solutions(w)
+    w = trees.widened(w)
     of = network.network if isinstance(network, Problem) else network
     u, v = (directions.random_normalized(k, w, per, of, branch_axis) for k in jax.random.split(key))
     return Plane(w, u, v, np.zeros((1, 2)), f"random_{per}" if per != "none" else "random")
@@ -146,7 +160,7 @@ def trajectory_pca(ws: Sequence[Params]) -> Plane:
     Raises:
         ValueError: Fewer than three, different or infinite parameters, or points on one line.
     """
-    ws = list(ws)
+    ws = list(map(trees.widened, ws))
     if ws:
         check_solutions(*ws)
     u, v, _ = directions.principal(ws)
@@ -166,6 +180,7 @@ def top_hessian(problem: Problem | spectrum.Risk, w: Params, key: jax.Array) -> 
         ValueError: Fewer than two parameters, or a Hessian that is not finite.
     """
     check_solutions(w)
+    w = trees.widened(w)
     u, v = spectrum.eigenpairs(problem, w, key, largest=2).vectors
     return Plane(w, u, v, np.zeros((1, 2)), "top_hessian")
 
@@ -182,6 +197,7 @@ def gradient_curvature(problem: Problem | spectrum.Risk, w: Params, key: jax.Arr
         ValueError: The gradient is zero, the Hessian not finite, or both directions are the same.
     """
     check_solutions(w)
+    w = trees.widened(w)
     of, data = spectrum.objective(problem)
     u = directions.unit(jax.jit(jax.grad(of, 1))(data, w), "The gradient")
     (bent,) = spectrum.eigenpairs(problem, w, key, largest=0, smallest=1).vectors
@@ -215,17 +231,23 @@ def gram_of(plane: Plane) -> np.ndarray:
 
 
 def _flat64(tree: Params) -> np.ndarray:
-    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree) if trees.is_parameter(x)])
 
 
 def check_solutions(*solutions: Params) -> None:
-    """Refuse trees that do not belong on one plane.
+    """Refuse trees that do not belong on one plane, and name leaves that stay out of it: those of whole numbers.
 
     Raises:
-        ValueError: Different structures or shapes, no parameters, values that are not finite, or equal solutions.
+        ValueError: Different structures or shapes, no parameters, complex ones, or values that are not finite.
     """
     reference = jax.tree.structure(solutions[0])
     shapes = [x.shape for x in jax.tree.leaves(solutions[0])]
+    for path, x in jax.tree_util.tree_leaves_with_path(solutions[0]):
+        if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
+            raise ValueError(
+                f"The parameter {jax.tree_util.keystr(path)} is complex; a plane has real coordinates.\n"
+                "  Give its real and imaginary part as two parameters."
+            )
     for i, w in enumerate(solutions):
         if jax.tree.structure(w) != reference or [x.shape for x in jax.tree.leaves(w)] != shapes:
             raise ValueError(
@@ -234,13 +256,21 @@ def check_solutions(*solutions: Params) -> None:
             )
         if not _finite(w):
             raise ValueError(f"Solution {i} has parameters that are not finite; train it again, with a smaller step.")
-    if not shapes:
+    leaves = jax.tree_util.tree_leaves_with_path(solutions[0])
+    others = [jax.tree_util.keystr(path) for path, x in leaves if not trees.is_parameter(x)]
+    if len(others) == len(shapes):
         raise ValueError("The solutions hold no parameters.")
+    if others:
+        warnings.warn(
+            f"{', '.join(others[:6])} hold no floating-point numbers: they stay out of the plane, as the first "
+            "solution has them.",
+            stacklevel=3,
+        )
 
 
 @jax.jit
 def _finite(tree: Params) -> jax.Array:
-    return jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+    return jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree) if trees.is_parameter(x)]).all()
 
 
 def _outline(tree: Params) -> str:

@@ -42,7 +42,7 @@ def random_normalized(
         raise ValueError(f'per must be "filter", "layer" or "none"; got {per!r}.')
     leaves, structure = jax.tree.flatten(w)
     keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
-    d = jax.tree.map(lambda k, x: jax.random.normal(k, x.shape, x.dtype), keys, w)
+    d = jax.tree.map(lambda k, x: jax.random.normal(k, x.shape, x.dtype) if trees.is_parameter(x) else x, keys, w)
     if per == "none":
         return d
     if not isinstance(network, MultiBranch):
@@ -102,6 +102,8 @@ def scale_branch(d: Params, w: Params, per: Per) -> Params:
     """The direction d of one branch with the norms of its weights w, filter by filter or layer by layer."""
 
     def scaled(x: jax.Array, y: jax.Array) -> jax.Array:
+        if not trees.is_parameter(y):
+            return y
         axes = tuple(range(x.ndim - 1)) if per == "filter" and x.ndim > 1 else None
         own, wanted = (jnp.sqrt(jnp.sum(t**2, axis=axes, keepdims=True)) for t in (x, y))
         return x * wanted / jnp.where(own > 0, own, 1)

@@ -18,7 +18,7 @@ from scipy.special import ndtr
 
 from landscape.losses import Loss
 from landscape.networks import MultiBranch
-from landscape.problem import Problem, weighted_risk
+from landscape.problem import Problem, streamed_risk
 
 Params = Any
 Risk = Callable[[Params], Any]
@@ -40,7 +40,7 @@ class RiskOf:
 
     def __call__(self, data: Any, params: Params) -> jax.Array:
         """The risk."""
-        return weighted_risk(self.network, self.loss, params, data)
+        return streamed_risk(self.network.apply, self.loss, params, data)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ Objective = Callable[[Any, Params], jax.Array]
 def objective(problem: Problem | Risk) -> tuple[Objective, Any]:
     """R(data, params), hashable, and the data that go into it."""
     if isinstance(problem, Problem):
-        return RiskOf(problem.network, problem.loss), problem.data
+        return RiskOf(problem.network, problem.loss), problem.data.support
     return FunctionOf(problem), None
 
 

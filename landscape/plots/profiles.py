@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from landscape.convexity import barrier
 from landscape.plots import caption, scale
 from landscape.plots.style import ONE_COLUMN, STYLE, TWO_COLUMNS, figure
 from landscape.plots.surface import colour_bar, colours, draw_contour, draw_paths, note
@@ -32,8 +33,7 @@ def edges(profiles: Mapping[str, np.ndarray], *, label: str = "loss") -> Figure:
         for colour, (name, losses) in zip(colours(len(profiles)), profiles.items(), strict=True):
             t = np.linspace(0, 1, len(losses))
             straight = losses[0] + t * (losses[-1] - losses[0])
-            barrier = float(np.max(losses - straight))
-            ax.plot(t, losses, color=colour, label=f"{name}: barrier {barrier:.3g}")
+            ax.plot(t, losses, color=colour, label=f"{name}: barrier {barrier(losses):.3g}")
             ax.plot(t[[0, -1]], straight[[0, -1]], color=colour, linewidth=0.6, linestyle=":")
         ax.set(xlabel="position between the two solutions", ylabel=label, xlim=(0, 1))
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=min(len(profiles), 2), fontsize=6)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Paths = Mapping[str, np.ndarray]
 Record = Mapping[str, Any]
 
+SUBTITLE = ("network", "files", "dataset", "layout", "notes", "loss")
+"""What is known of surfaces that stands below the heading."""
 LIMITS = """<p>A picture like this shows the loss on one two-dimensional slice of a space with as many dimensions as the
 network has weights. Non-convexity that is seen on a slice is real: a function that is convex has only convex slices.
 Its absence proves nothing about the rest of the space: a loss that looks convex here can be anything but convex along
@@ -157,10 +159,14 @@ def _surface(surface: "Surface", name: str, paths: Paths) -> dict[str, Any]:
     }
 
 
+def _words(key: str, value: Any) -> str:
+    return str(value) if key in ("network", "files", "notes") else str(value).replace("_", " ")
+
+
 def _subtitle(surfaces: Sequence["Surface"]) -> str:
-    """Data set, loss and plane of the surfaces, and how many there are."""
+    """Network, data set, loss and plane of the surfaces, and how many there are."""
     known = [s.metadata for s in surfaces]
-    parts = [", ".join(sorted({str(m[k]).replace("_", " ") for m in known if k in m})) for k in ("dataset", "loss")]
+    parts = [", ".join(sorted({_words(k, m[k]) for m in known if k in m})) for k in SUBTITLE]
     kinds = " or ".join(sorted({summary.kind(m) for m in known} - {""}))
     count = f"{len(surfaces)} surface{'s' * (len(surfaces) > 1)}"
     return " · ".join([*filter(None, [*parts, kinds and f"{kinds} plane"]), count])

@@ -103,7 +103,7 @@ def quantities(surface: Surface) -> dict[str, np.ndarray]:
 
 def described(surface: Surface) -> str:
     """The metadata as one line of JSON."""
-    return json.dumps(surface.metadata, ensure_ascii=False, default=str)
+    return json.dumps(dict(surface.metadata), ensure_ascii=False, default=str)
 
 
 WRITERS: dict[str, Callable[[Surface, Path], None]] = {

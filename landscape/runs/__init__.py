@@ -19,11 +19,13 @@ import numpy as np
 
 from landscape.files import atomic
 from landscape.files.progress import Bar
+from landscape.runs import record
 from landscape.runs.options import Options
 from landscape.runs.record import differences, environment_of, read_config, record_of, refuse_changes
 
 if TYPE_CHECKING:
     from landscape.datasets import Dataset
+    from landscape.evaluation.execution import Execution
 
 RESULTS = (".png", ".pdf", ".html", ".nc", ".json", ".npz", ".csv", ".md")
 
@@ -61,6 +63,22 @@ class Run:
     def plan(self, *parts: str) -> None:
         """Say what is about to happen: devices, the `parts` (memory, operations, time), the directory."""
         self.say("plan:", " · ".join([self.devices, *parts, str(self.path)]))
+
+    def execution(self, progress: "bool | Bar" = False) -> "Execution":
+        """How surfaces of this run are computed: by its options, resumable in its directory.
+
+        Args:
+            progress: A bar already open, or whether to show one.
+        """
+        from landscape.evaluation.execution import Execution
+
+        return Execution(
+            precision=self.options.precision,
+            memory=self.options.memory_bytes,
+            directory=self.path,
+            progress=progress,
+            check_stop=self.check_stop,
+        )
 
     def log(self, event: str, **content: Any) -> None:
         """Append one JSON line to log.jsonl."""
@@ -228,6 +246,8 @@ def noting(run: Run) -> Iterator[None]:
 def opened(name: str, config: Any, options: Options, command: str, leader: bool = True) -> Iterator[Run]:
     """Open the run directory of a command for this process alone, and begin or continue the run in it.
 
+    A directory in which an earlier run kept nothing is begun anew; a refusal before anything is kept leaves nothing.
+
     Args:
         name: The command.
         config: Its configuration.
@@ -239,19 +259,23 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
         ValueError: The directory cannot be written, is in use, holds something else or another configuration.
     """
     path = options.out or Path("runs") / name
-    wanted = record_of(name, config, options)
-    with atomic.locked(path) if leader else nullcontext():
-        resumed = (path / "config.json").exists()
+    wanted, made = record_of(name, config, options), record.missing(path)
+    with (
+        atomic.locked(path) if leader else nullcontext(),
+        record.removed_if_refused(path, made) if leader else nullcontext(),
+    ):
+        begun = (path / "config.json").exists()
+        resumed = begun and not record.keeps_nothing(path)
         if resumed:
             refuse_changes(path, wanted)
-        elif leader:
+        elif leader and not begun:
             refuse_foreign_files(path)
         resumed = on_any_process(resumed, options.distributed)
         environment = environment_of()
         run = Run(name, path, options, resumed, leader)
         if leader and not resumed:
-            begun = {"command": command, "begun": now(), **wanted, "environment": environment}
-            atomic.write_json(run.file("config.json"), begun)
+            about = {"command": command, "begun": now(), **wanted, "environment": environment}
+            atomic.write_json(run.file("config.json"), about)
         run.log("start", resumed=resumed, command=command, environment=environment)
         if resumed:
             run.take_up(environment)
@@ -282,7 +306,7 @@ def finished(name: str, config: Any, options: Options) -> bool:
         ValueError: It holds another configuration.
     """
     path = options.out or Path("runs") / name
-    if not (path / "config.json").exists():
+    if not (path / "config.json").exists() or record.keeps_nothing(path):
         return False
     refuse_changes(path, record_of(name, config, options))
     return complete(path, "finished")

@@ -33,7 +33,7 @@ class Amount(NamedTuple):
         points: Grid points along each axis.
         surfaces: Surfaces on the training data, or as many examples.
         evaluations: Further single evaluations of the risk.
-        products: Products with the Hessian.
+        hvp_calls: Products of the Hessian with a vector.
         bent: Points at which slope and curvature in the plane are computed.
         trained: Examples passed through training, all seeds and steps together.
     """
@@ -41,14 +41,14 @@ class Amount(NamedTuple):
     points: int
     surfaces: float = 1.0
     evaluations: int = 0
-    products: int = 0
+    hvp_calls: int = 0
     bent: int = 0
     trained: int = 0
 
     @property
     def everything(self) -> float:
         """All in evaluations of the risk, training apart."""
-        return self.points**2 * self.surfaces + self.evaluations + PRODUCT * self.products + BENT * self.bent
+        return self.points**2 * self.surfaces + self.evaluations + PRODUCT * self.hvp_calls + BENT * self.bent
 
 
 class Forecast(NamedTuple):
@@ -86,13 +86,13 @@ def work(problem: Problem, amount: Amount, memory: int | None = None) -> Work:
     Raises:
         ValueError: A surface does not fit the memory.
     """
-    one, examples = forward(problem, memory), len(problem.data)
+    one, examples = forward(problem), len(problem.data)
     training = 3 * one * amount.trained
-    slow = one * examples * (PRODUCT * amount.products + BENT * amount.bent)
+    slow = one * examples * (PRODUCT * amount.hvp_calls + BENT * amount.bent)
     fast = planned(problem, amount.points, memory).operations * amount.surfaces + one * examples * amount.evaluations
     rates, devices = RATES.get(jax.devices()[0].platform, RATES["cpu"]), jax.local_device_count()
     seconds = training / rates[0] / min(devices, 3) + slow / rates[0] + fast / rates[1] / devices
-    kinds = sum(map(bool, (amount.trained, amount.products, amount.bent, amount.surfaces)))
+    kinds = sum(map(bool, (amount.trained, amount.hvp_calls, amount.bent, amount.surfaces)))
     return Work(training + slow + fast, seconds + COMPILING * kinds)
 
 
@@ -142,11 +142,9 @@ def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int 
     return PROCESS + max(trained.total, drawn)
 
 
-def forward(problem: Problem, memory: int | None = None) -> float:
-    """Operations of the network for one example: the first layer, and what follows at every point."""
-    one, four = (planned(problem, points, memory).operations / len(problem.data) for points in (1, 2))
-    point = (four - one) / 3
-    return (one - point) / 3 + point  # the first layer runs on the three trees of a plane
+def forward(problem: Problem) -> int:
+    """Operations of the network for one example."""
+    return cost_model.forward_operations(problem.network, problem.shapes, problem.data.example)
 
 
 def operations(count: float) -> str:

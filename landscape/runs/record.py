@@ -1,7 +1,9 @@
 """config.json, the record of a run: what makes it this run and no other, and what it ran on."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ from landscape.runs.options import RESULT_OPTIONS, Options
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 """Packages whose versions are recorded beside our own."""
+RECORDS = ("config.json", "log.jsonl")
+"""Files that every run writes before it computes anything."""
+REFUSALS = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+"""Errors that mean wrong use or a wrong configuration."""
 
 
 def record_of(name: str, config: Any, options: Options) -> dict[str, Any]:
@@ -42,6 +48,41 @@ def refuse_changes(path: Path, wanted: dict[str, Any]) -> None:
             f"{path} belongs to another configuration:\n  {'; '.join(changes)}.\n"
             f"  Choose another --out, or delete {path} to begin anew."
         )
+
+
+def keeps_nothing(path: Path) -> bool:
+    """Whether a run directory holds only the records of a run: it binds no later configuration.
+
+    Raises:
+        ValueError: Its config.json cannot be read.
+    """
+    others = [f for f in path.iterdir() if f.name not in RECORDS and not f.name.startswith(".")]
+    return not others and "begun" in read_config(path)
+
+
+def missing(path: Path) -> list[Path]:
+    """A run directory, its lock and its parents, as far as they do not exist yet; the innermost first."""
+    return [place for place in (path / ".lock", path, *path.parents) if not place.exists()]
+
+
+@contextlib.contextmanager
+def removed_if_refused(path: Path, made: Sequence[Path]) -> Iterator[None]:
+    """Within, a refusal before anything is computed removes the records of the run and the folders made for it.
+
+    Args:
+        path: The run directory.
+        made: What `missing` told before the directory was made.
+    """
+    try:
+        yield
+    except REFUSALS:
+        with contextlib.suppress(OSError, ValueError):
+            if (path / "config.json").exists() and keeps_nothing(path):
+                for name in RECORDS:
+                    (path / name).unlink(missing_ok=True)
+            for place in made:
+                place.rmdir() if place.is_dir() else place.unlink(missing_ok=True)
+        raise
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:

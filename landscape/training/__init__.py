@@ -13,11 +13,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from landscape.arrays import hardware
-from landscape.compiler.flatten import program
+from landscape.compiler.flatten import jaxpr_hash
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.files.progress import Bar, showing
-from landscape.problem import Problem, fingerprint
+from landscape.problem import Problem, fingerprint, refuse_mixing
 from landscape.training import sgd
 from landscape.training.sgd import State, Static
 from landscape.training.solutions import Solutions
@@ -55,7 +55,10 @@ def train(
     over the devices, or one seed after the other takes its turn; on a CPU, whose devices share one memory, turns first.
 
     Minibatches are drawn without replacement: every seed has its own order of the examples in every epoch, and the
-    N mod batch_size examples at its end are left out of that epoch.
+    N mod batch_size examples at its end are left out of that epoch. Examples of weight zero are never drawn, so that
+    padding changes nothing. A step follows the gradient of the minibatch's own weighted mean Σ_B w ℓ / Σ_B w: weights w
+    and 5 w give the same steps. The gradient in one branch of a network that averages, f = 1/I Σ_i f_i, carries the
+    factor 1/I, and so do the steps of plain SGD: a step length that suits a sum of branches is I times as large here.
 
     Args:
         problem: Data, network and loss.
@@ -81,14 +84,17 @@ def train(
 
     Raises:
         ArithmeticError: The risk is no longer finite.
-        ValueError: No steps, a batch larger than the data, keys that are not [S], a stored state of other inputs, or a
-            seed that does not fit the memory.
+        ValueError: Outputs for one example that depend on the others of its batch, no steps, a batch larger than the
+            examples of positive weight, keys that are not [S], a stored state of other inputs, or a seed that does not
+            fit the memory.
     """
+    problem = problem.on_support
     _check(problem, keys, steps, batch_size, record)
     record, count = record or max(1, steps // 20), len(keys)
     shared = sgd.plan(problem, optimizer, count, memory, branch_devices)
     static = Static(problem.network, problem.loss, optimizer, batch_size, shared.mesh)
     seeds = _Seeds(static, keys, _checked(start, count), problem.data, shared.seeds)
+    refuse_mixing(problem.network, jax.tree.map(lambda w: w[0, :1], seeds.states[0].params), problem.data.x)
     saved = _Saved(directory, problem, keys, (steps, batch_size, record), trajectory, seeds, start)
     done = saved.load(seeds)
     if not saved.history:
@@ -226,8 +232,8 @@ class _Saved:
         self.key = ""
         if directory:
             state = seeds.shapes()
-            begun = program(problem.network.init, keys[0]) if start is None else start
-            update = program(jax.vmap(seeds.static.optimizer.update), state.params, state.optimizer, state.params)
+            begun = jaxpr_hash(problem.network.init, keys[0]) if start is None else start
+            update = jaxpr_hash(jax.vmap(seeds.static.optimizer.update), state.params, state.optimizer, state.params)
             inputs = (jax.random.key_data(keys), sizes, begun, update, trajectory)
             self.key = atomic.fingerprint(fingerprint(problem, [problem.loss]), *inputs)
 
@@ -299,4 +305,6 @@ def _check(problem: Problem, keys: jax.Array, steps: int, batch_size: int, recor
     if steps < 1 or (record is not None and record < 1):
         raise ValueError(f"steps and record must be at least 1; got {steps} and {record}.")
     if not 1 <= batch_size <= len(problem.data):
-        raise ValueError(f"batch_size must be between 1 and the {len(problem.data):,} examples; got {batch_size}.")
+        raise ValueError(
+            f"batch_size must be between 1 and the {len(problem.data):,} examples of positive weight; got {batch_size}."
+        )

@@ -56,7 +56,7 @@ def hitting_rate(
     """Train every width from every seed and count how often the global minimum is hit (§5.2).
 
     Args:
-        data: Examples [N, D] and labels [N]; without weights.
+        data: Examples [N, D] and labels [N], of equal weight; those of weight zero are padding and do not count.
         widths: Hidden units of the networks.
         seeds: One initialisation each.
         protocol: How they are trained.
@@ -92,7 +92,8 @@ def wilson(hits: Any, trials: int, level: float = 0.95) -> tuple[np.ndarray, np.
 
 
 def final_risk(data: Dataset, networks: Sequence[Weights], protocol: Protocol) -> np.ndarray:
-    """The mean loss of every network on all the data, [M], in float64."""
+    """The mean loss of every network on all the data of positive weight, [M], in float64."""
+    data = data.support
     x = np.asarray(data.x, np.float64)
     f = np.stack([np.maximum(x @ w.T, 0) @ v for w, v in networks])
     with trees.float64():

@@ -14,7 +14,7 @@ from landscape.arrays import hardware, trees
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network
-from landscape.problem import BRANCHES_AT_A_TIME, Problem, minibatch_risk, streamed_risk
+from landscape.problem import BRANCHES_AT_A_TIME, Problem, minibatch_risk, outputs, streamed_risk
 
 Params = Any
 
@@ -94,7 +94,7 @@ def sizes(problem: Problem, optimizer: optax.GradientTransformation) -> Sizes:
     network = problem.network
     one, state = trees.nbytes(problem.shapes), trees.nbytes(jax.eval_shape(optimizer.init, problem.shapes))
     chunk = min(network.branch_chunk or BRANCHES_AT_A_TIME, network.total) * one // network.total
-    return Sizes(one, one + state, chunk, sum(t.nbytes for t in (problem.data.x, problem.data.y, problem.data.weight)))
+    return Sizes(one, one + state, chunk, trees.nbytes(problem.data))
 
 
 def plan(
@@ -253,8 +253,8 @@ def risks(static: Static, params: Params, data: Dataset) -> jax.Array:
     """The risk of every seed on all the data, [S]."""
 
     def of(params: Params, data: Dataset) -> jax.Array:
-        risk = partial(streamed_risk, static.network, static.loss, data=data, axis=static.axis)
-        return jax.vmap(risk)(params)
+        forward = partial(outputs, static.network, axis=static.axis)
+        return jax.vmap(partial(streamed_risk, forward, static.loss, data=data))(params)
 
     if static.axis is not None:
         specs = {"in_specs": (P("seeds", "branches"), P()), "out_specs": P("seeds")}

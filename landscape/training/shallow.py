@@ -112,7 +112,7 @@ def train_networks(
     """SGD on many one-hidden-layer networks at once, blocks of them spread over the local devices (or two threads).
 
     Args:
-        data: Examples [N, D] and labels [N].
+        data: Examples [N, D] and labels [N], of equal weight; those of weight zero are padding and never drawn.
         members: (width, seed) of each network.
         protocol: How they are trained.
         block: Networks in a block; by default as many of one width as stay in the cache, or all on an accelerator.
@@ -124,9 +124,10 @@ def train_networks(
         The final weights of every member, in float64.
 
     Raises:
-        ValueError: No members, a width below 1, a batch larger than the data, or weighted data.
+        ValueError: No members, a width below 1, a batch larger than the data, or unequal weights.
         Corrupted: A state in the directory is damaged.
     """
+    data = data.support
     _check(data, members, protocol)
     jobs = [_Job(data, part, protocol, directory) for part in blocks_of(members, protocol, block)]
     with showing(progress, "train", len(members) * protocol.steps, "steps") as bar:
@@ -327,6 +328,6 @@ def _check(data: Dataset, members: Sequence[Member], protocol: Protocol) -> None
     if not members or min(width for width, _ in members) < 1:
         raise ValueError(f"Widths must be at least 1, and there must be a seed; got {list(members)[:3]}.")
     if np.ndim(data.x) != 2 or np.ndim(data.y) != 1 or np.ptp(data.weight) != 0:
-        raise ValueError(f"Examples must be [N, D] and labels [N], all of equal weight; got {data}.")
+        raise ValueError(f"Examples must be [N, D] and labels [N], all of equal weight or of weight zero; got {data}.")
     if protocol.batch_size > len(data):
         raise ValueError(f"batch_size must be at most the {len(data):,} examples; got {protocol.batch_size:,}.")

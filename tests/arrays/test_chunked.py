@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 from landscape.arrays.chunked import chunked_sum
 
@@ -16,7 +17,7 @@ def part(xs: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def inputs() -> dict[str, jax.Array]:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     return {"x": jnp.asarray(rng.normal(size=(LENGTH, 3)), "f4"), "y": jnp.asarray(rng.normal(size=LENGTH), "f4")}
 
 

@@ -1,4 +1,4 @@
-"""The staged restriction equals the plain forward at w(a, b), branch by branch in float64 NumPy, for any branch."""
+"""A staged branch equals the plain forward at w(a, b), branch by branch in float64 NumPy, for any branch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import seeds
 from flax import nnx
 from jax import lax
 from jax.extend import core as jcore
@@ -16,6 +17,7 @@ from jax.extend import core as jcore
 from landscape import networks, problem
 from landscape.arrays import trees
 from landscape.compiler import flatten, staged
+from landscape.compiler.analysis import StagedBranch
 from landscape.networks import MultiBranch, Network, one_example
 
 INPUTS, BRANCHES, EXAMPLES = 72, 3, 5
@@ -224,9 +226,9 @@ def random_like(rng: np.random.Generator, tree: Any) -> Any:
     return jax.tree.map(lambda t: jnp.asarray(rng.normal(size=t.shape) / np.sqrt(max(t.shape[-2:-1], default=1))), tree)
 
 
-def check(case: Case, words: str = "") -> staged.Restriction:
+def check(case: Case, words: str = "") -> StagedBranch:
     """Staged, laid out beforehand, plain in lanes, `apply` and `outputs` against NumPy, at a random (a, b)."""
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     rng = np.random.default_rng(seed)
     with trees.float64():
         branch = case.branch()
@@ -236,15 +238,15 @@ def check(case: Case, words: str = "") -> staged.Restriction:
         x, ab = jnp.asarray(rng.normal(size=(EXAMPLES, INPUTS))), rng.normal(size=2)
         one = jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), shapes)
         f = one_example(branch, one, x[0])
-        traced, plain = staged.trace(f, one, x[0], values_only=True), staged.trace(f, one, x[0], staged=False)
+        traced, plain = (staged.staged(jax.make_jaxpr(f)(one, x[0]), inference) for inference in (True, False))
 
         @jax.jit
         def ways(triple: Any, w: Any, a: jax.Array, b: jax.Array) -> list[jax.Array]:
-            laid = tuple(traced.lay_out(t) for t in triple)
+            laid = tuple(staged.lay_out(traced, t) for t in triple)
+            residuals = staged.precompute(traced, triple, x.T), staged.precompute(traced, laid, x.T, prelaid=True)
             return [
-                traced.at(traced.row(traced.prefix(triple, x.T), b), a).T,
-                traced.at(traced.row(traced.prefix(laid, x.T, laid_out=True), b), a).T,
-                plain.at(plain.prefix((w,), x.T), jnp.zeros(())).T,
+                *(staged.at_point(traced, staged.at_row(found, b), a).T for found in residuals),
+                staged.at_point(plain, staged.precompute(plain, (w,), x.T), jnp.zeros(())).T,
                 network.apply(w, x),
                 problem.outputs(network, w, x),
             ]
@@ -269,7 +271,7 @@ ACTIVATIONS = {
     "softplus": jax.nn.softplus,
     "sin": jnp.sin,
 }
-SHIFT = int(np.random.default_rng().integers(4))
+SHIFT = int(seeds.generator().integers(4))
 """Which depth meets which activation changes from run to run; every depth meets three."""
 
 
@@ -277,23 +279,23 @@ SHIFT = int(np.random.default_rng().integers(4))
     ("turn", "name", "bias"), [(i + 6 * b, n, b) for b in (0, 1) for i, n in enumerate(oracles.ACTIVATIONS)]
 )
 def test_random_mlps_equal_their_plain_forward(turn: int, name: str, bias: int) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     depth = 1 + (turn + SHIFT) % 4
     widths = (INPUTS, *map(int, rng.integers(1, 6, depth)), int(rng.integers(1, 4)))
     branch = networks.mlp_branch(widths, ACTIVATIONS[name], bool(bias))
     traced = check(Case(lambda: branch, oracles.mlp(name)), f"{widths} {name} {bias}")
-    products = [i for i, e in enumerate(traced.equations) if e.primitive.name == "dot_general"]
-    assert [i in traced.late for i in products] == [False] + [True] * depth  # the first layer is paid once
-    assert traced.products[products[-1]].folds  # the sum over branches is part of the last product
+    products = [[s.product for s in steps if s.name == "dot_general"] for steps in (traced.prefix, traced.nonlinear)]
+    assert [len(found) for found in products] == [1, depth]  # the first layer is paid once
+    assert products[1][-1].folds  # the sum over branches is part of the last product
 
 
 def test_input_projections_of_a_scan_are_hoisted() -> None:
     with trees.float64():
         branch = networks.from_linen(Gated(), ONE)
         w = jax.eval_shape(branch.init, jax.random.key(0))
-        traced = staged.trace(one_example(branch, w, jnp.zeros(INPUTS)), w, jnp.zeros(INPUTS))
-    early = [e.primitive.name for i, e in enumerate(traced.equations) if i not in traced.late]
-    assert early.count("dot_general") == 3
+        x = jnp.zeros(INPUTS)
+        traced = staged.staged(jax.make_jaxpr(one_example(branch, w, x))(w, x))
+    assert [s.name for s in traced.prefix].count("dot_general") == 3
 
 
 @pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", "NCHW")])
@@ -307,7 +309,7 @@ def test_input_projections_of_a_scan_are_hoisted() -> None:
     ],
 )
 def test_a_convolution_becomes_a_product_with_patches(layout, strides, padding, dilation) -> None:
-    rng, sizes = np.random.default_rng(), {"N": 1, "H": 9, "W": 11, "C": 3}
+    rng, sizes = seeds.generator(), {"N": 1, "H": 9, "W": 11, "C": 3}
     x, kernel = (
         jnp.asarray(rng.normal(size=[of[axis] for axis in axes]), jnp.float32)
         for axes, of in ((layout[0], sizes), (layout[1], {"H": 3, "W": 2, "I": 3, "O": 4}))
@@ -316,7 +318,7 @@ def test_a_convolution_becomes_a_product_with_patches(layout, strides, padding, 
     def f(kernel: jax.Array, x: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, rhs_dilation=dilation, dimension_numbers=layout)
 
-    closed = flatten.flat(jax.make_jaxpr(f)(kernel, x), flatten.How(products=True))
+    closed = flatten.flat(jax.make_jaxpr(f)(kernel, x), flatten.How(patches=True))
     assert "conv" not in str(closed)
     fast = jax.jit(jcore.jaxpr_as_fun(closed))
     np.testing.assert_allclose(fast(kernel, x)[0], f(kernel, x), rtol=1e-4, atol=1e-5)
@@ -333,7 +335,7 @@ def test_a_hoisted_scan_is_traced_alike_every_time() -> None:
     def f(w: jax.Array, xs: jax.Array) -> jax.Array:
         return jax.lax.scan(lambda h, x: (h * jnp.sin(w * x) + jnp.cos(x) * w - jnp.exp(x), x), 0.0, xs)[0]
 
-    assert len({flatten.program(lambda w, xs: f(w, xs), 2.0, jnp.ones(4)) for _ in range(20)}) == 1
+    assert len({flatten.jaxpr_hash(lambda w, xs: f(w, xs), 2.0, jnp.ones(4)) for _ in range(20)}) == 1
 
 
 def test_a_maximum_with_a_constant_keeps_nan_on_either_side() -> None:
@@ -342,16 +344,17 @@ def test_a_maximum_with_a_constant_keeps_nan_on_either_side() -> None:
     def f(w: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.concatenate([jnp.maximum(w * x, 0.25), jnp.maximum(0.0, w * x), jnp.minimum(w * x, 0.5)])
 
-    fast = staged.trace(f, z, z[:1], values_only=True)
+    fast = staged.staged(jax.make_jaxpr(f)(z, z[:1]), inference=True)
     rest = jnp.zeros((1, len(z)))
-    found = fast.at(fast.row(fast.prefix((z[None], rest, rest), jnp.ones((1, 1))), 1.0), 1.0)
+    residuals = staged.precompute(fast, (z[None], rest, rest), jnp.ones((1, 1)))
+    found = staged.at_point(fast, staged.at_row(residuals, jnp.ones(())), jnp.ones(()))
     np.testing.assert_array_equal(found[:, 0], f(z, jnp.ones(1)))
     assert np.isnan(found[jnp.array([0, 7, 14]), 0]).all()
 
 
 @pytest.mark.parametrize("activation", [jax.nn.relu, steep, jnp.abs], ids=["relu", "custom derivative", "abs"])
 def test_the_gradient_is_that_of_the_plain_forward_even_at_a_kink(activation: Callable) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     network = MultiBranch(networks.mlp_branch((6, 4, 3, 1), activation, bias=True), 5, average=False)
     w = jax.jit(network.init)(jax.random.key(int(rng.integers(1000))))
     w[0]["bias"] = jnp.zeros_like(w[0]["bias"])
@@ -367,7 +370,7 @@ def test_the_gradient_is_that_of_the_plain_forward_even_at_a_kink(activation: Ca
 
 
 def test_groups_of_different_branches_in_ragged_chunks() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     kinds = [networks.relu_branch(6, 2, 2), networks.mlp_branch((6, 3, 2, 2), jnp.tanh, bias=True)]
     x = rng.normal(size=(4, 6)).astype("f4")
     network = MultiBranch(kinds, [5, 3], branch_chunk=2)
@@ -378,7 +381,7 @@ def test_groups_of_different_branches_in_ragged_chunks() -> None:
 
 
 def test_branches_in_chunks_give_the_same_outputs_and_gradient() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     branch = networks.relu_branch(6, 4, 2)
     w = jax.jit(MultiBranch(branch, 7).init)(jax.random.key(int(rng.integers(1000))))
     x = jnp.asarray(rng.normal(size=(5, 6)), jnp.float32)

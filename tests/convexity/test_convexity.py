@@ -5,6 +5,7 @@ from itertools import combinations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 from scipy.optimize import linprog
 
 from landscape import convexity
@@ -16,7 +17,7 @@ LOSS_FREE = ("env_max", "env_mean", "midpoint_mean", "curvature_negative_share",
 
 @pytest.fixture
 def rng():
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     print("seed", seed)
     return np.random.default_rng(seed)
 

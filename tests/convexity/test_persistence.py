@@ -6,6 +6,7 @@ from itertools import pairwise, product
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 from scipy.optimize import linprog
 
 from landscape import convexity
@@ -21,7 +22,7 @@ MEASURES = ("env_max", "env_mean", "midpoint_mean", "midpoint_mean_error", "curv
 
 @pytest.fixture
 def rng():
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     print("seed", seed)
     return np.random.default_rng(seed)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 from landscape import Dataset, MultiBranch, Problem, datasets, losses, networks
 from landscape.arrays import trees
@@ -98,7 +99,7 @@ def test_fingerprint_is_that_of_the_contents():
 
 @pytest.mark.parametrize(("examples", "inputs", "hidden"), [(1000, 10, 11), (50, 3, 2), (20, 2, 1)])
 def test_the_teacher_labels_every_example_and_attains_zero_risk(examples, inputs, hidden):
-    seed = int(np.random.SeedSequence().entropy % 2**31)
+    seed = seeds.draw()
     data = datasets.synthetic_teacher(jax.random.key(seed), examples, inputs, hidden)
     first, last = (np.asarray(layer["kernel"], np.float64) for layer in data.teacher)
     f = np.maximum(np.asarray(data.x, np.float64) @ first[:, :, 0].T, 0) @ last[:, 0, 0]
@@ -110,7 +111,7 @@ def test_the_teacher_labels_every_example_and_attains_zero_risk(examples, inputs
 
 
 def test_the_teacher_is_a_point_of_the_network_it_names():
-    seed = int(np.random.SeedSequence().entropy % 2**31)
+    seed = seeds.draw()
     data = datasets.synthetic_teacher(jax.random.key(seed))
     network = MultiBranch(networks.relu_branch(10), 11, average=False)
     problem = Problem(data, network, losses.hinge)
@@ -146,7 +147,7 @@ def test_mnist_equals_a_plain_reader_and_every_pixel_is_standardised(data_root):
     x = np.asarray(data.x)
     assert (x.shape, x.dtype, data.y.dtype) == ((60_000, 784), np.float32, np.int32)
     np.testing.assert_array_equal(data.y, labels)
-    rows = np.random.default_rng().integers(0, 60_000, 500)
+    rows = seeds.generator().integers(0, 60_000, 500)
     mean, std = pixels.mean(0), pixels.std(0)
     wanted = (pixels[rows] - mean) / np.where(std > 0, std, 1)
     np.testing.assert_allclose(x[rows], wanted, rtol=1e-6, atol=1e-6)
@@ -163,7 +164,7 @@ def test_cifar10_equals_a_plain_reader_and_every_pixel_is_standardised(data_root
     pixels, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
     assert data.x.shape == (50_000, 3072)
     np.testing.assert_array_equal(data.y, labels)
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     columns, rows = rng.integers(0, 3072, 40), rng.integers(0, 50_000, 40)
     some = pixels[:, columns].astype(np.float64)
     got = np.asarray(data.x)[:, columns]
@@ -189,7 +190,7 @@ def test_the_test_split_is_standardised_by_the_training_set(data_root):
 
 @pytest.mark.parametrize("load", [datasets.mnist, datasets.cifar10])
 def test_a_selection_is_a_part_of_the_whole_in_its_order(load, data_root):
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     rng = np.random.default_rng(seed)
     limit, classes = int(rng.integers(10, 300)), tuple(int(c) for c in rng.permutation(10)[:3])
     whole = load(data_root, limit=9000)
@@ -204,7 +205,7 @@ def test_a_selection_is_a_part_of_the_whole_in_its_order(load, data_root):
 def test_images_have_channels_last(data_root):
     flat, images = (datasets.cifar10(data_root, limit=20, images=shaped) for shaped in (False, True))
     assert images.x.shape == (20, 32, 32, 3)
-    for n, row, column, channel in np.random.default_rng().integers(0, [20, 32, 32, 3], (30, 4)):
+    for n, row, column, channel in seeds.generator().integers(0, [20, 32, 32, 3], (30, 4)):
         assert images.x[n, row, column, channel] == flat.x[n, 1024 * channel + 32 * row + column]
     digits = datasets.mnist(data_root, limit=3, images=True)
     assert digits.x.shape == (3, 28, 28, 1)
@@ -270,7 +271,7 @@ def test_arrays_of_objects_are_refused():
 
 
 def test_arrays_and_builtins_come_out_as_they_went_in():
-    data = np.random.default_rng().integers(0, 256, (5, 7)).astype(np.uint8)
+    data = seeds.generator().integers(0, 256, (5, 7)).astype(np.uint8)
     got = datasets.read_batch(pickle.dumps({"data": data, "labels": [1, 2], "name": "batch"}, 4))
     np.testing.assert_array_equal(got["data"], data)
     assert (got["labels"], got["name"]) == ([1, 2], "batch")

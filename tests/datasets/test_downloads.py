@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import seeds
 
 from landscape import datasets
 from landscape.datasets import downloads
@@ -88,7 +89,7 @@ def pin(path, content):
 
 def digits(count=12):
     """The four files of a small MNIST, packed, by name."""
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     files = {}
     for part in ("train", "t10k"):
         files[f"{part}-images-idx3-ubyte"] = bytes(16) + rng.integers(0, 256, 784 * count, np.uint8).tobytes()
@@ -227,7 +228,7 @@ def test_a_mirror_that_always_breaks_off_is_given_up(source):
 
 
 def test_an_archive_is_unpacked_file_by_file_and_nothing_else_is(source, monkeypatch):
-    files = {f"small-batches/{k}": np.random.default_rng().bytes(3000) for k in range(3)}
+    files = {f"small-batches/{k}": seeds.generator().bytes(3000) for k in range(3)}
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         for name, content in {**files, "../outside": b"evil", "small-batches/more": b"evil"}.items():
@@ -341,7 +342,7 @@ def test_a_file_with_one_changed_bit_is_never_used(source, files, kind):
     content = getattr(source, files)
     name = next(name for name in content if name.startswith(f"train-{kind}"))
     changed = bytearray(content[name])
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     changed[np.random.default_rng(seed).integers(len(changed))] ^= 1
     source.put(source.root, {**content, name: bytes(changed)})
     with pytest.raises(ValueError, match=rf"MNIST/raw/{name} has sha256 .*; wanted"):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import seeds
 
 from landscape.arrays import trees
 from landscape.duality import deep_linear
@@ -22,7 +23,7 @@ KINDS = (
 
 @pytest.fixture
 def rng():
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 

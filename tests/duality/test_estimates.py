@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 from landscape import networks
 from landscape.duality.estimates import Estimate, FrontierEstimate, UpperBound, estimate_frontier, estimate_gap
@@ -12,7 +13,7 @@ from landscape.duality.multi_branch import duality_gap, frontier, unit
 
 @pytest.fixture(scope="module")
 def data() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     return rng.normal(size=(8, 1)), rng.choice([-1.0, 1.0], 8)
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import seeds
 
 from landscape.duality import hausdorff
 from landscape.duality.shapley_folkman import averaged_ball, nonconvexity
@@ -11,7 +12,7 @@ from landscape.duality.shapley_folkman import averaged_ball, nonconvexity
 
 @pytest.fixture
 def rng():
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 

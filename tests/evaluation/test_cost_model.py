@@ -2,8 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+import seeds
 
 import landscape as ls
 from landscape import networks
@@ -37,7 +37,7 @@ def lowered(network: MultiBranch, inputs: int, outputs: int, examples: int, tile
     mesh = jax.make_mesh((1, 1), ("points", "examples"), axis_types=auto, devices=jax.local_devices()[:1])
     loss = ls.losses.hinge if outputs == 1 else ls.losses.multiclass_hinge
     options = {"network": network, "losses": (loss,), "tile": tile, "mesh": mesh}
-    return block_sums.lower((shapes(network),) * 3, data, axes, **options)
+    return block_sums.lower(trees.Affine(*(shapes(network),) * 3), data, axes, **options)
 
 
 def temporary(*args, **options) -> int:
@@ -128,7 +128,7 @@ def test_less_memory_gives_smaller_tiles_until_nothing_fits(platform: str) -> No
 
 def test_devices_share_the_examples_with_little_padding() -> None:
     network = MultiBranch(networks.relu_branch(784, 8, 10), 100)
-    for examples in np.random.default_rng().integers(1, 5000, 20).tolist():
+    for examples in seeds.generator().integers(1, 5000, 20).tolist():
         for devices in (1, 2, 4):
             tile = plan(network, 784, examples, devices=devices).tile
             share = -(-examples // devices)

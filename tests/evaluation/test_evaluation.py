@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import seeds
 
 import landscape as ls
 from landscape import evaluation, networks, planes
 from landscape.arrays import hardware, trees
 from landscape.evaluation import sharded
+from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.files import atomic
 
@@ -62,7 +64,7 @@ TILES: dict[str, Callable[[np.random.Generator], Tile | None]] = {
 
 @pytest.mark.parametrize(("tile", "outputs"), list(itertools.product(TILES, (1, 10))))
 def test_surfaces_equal_an_independent_loop(tile: str, outputs: int) -> None:
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     rng = np.random.default_rng(seed)
     problem, plane = case(rng, outputs, average=bool(rng.integers(2)))
     grid, sizes = ls.grid_around(plane, (5, 4)), TILES[tile](rng)
@@ -77,7 +79,7 @@ def test_surfaces_equal_an_independent_loop(tile: str, outputs: int) -> None:
 
 
 def test_the_solutions_are_points_of_the_surface() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem, plane = case(rng)
     grid = ls.Grid(np.unique(plane.anchors[:, 0]), np.unique(plane.anchors[:, 1]))
     found = ls.evaluate(problem, plane, grid, progress=False)
@@ -88,7 +90,7 @@ def test_the_solutions_are_points_of_the_surface() -> None:
 
 @pytest.mark.parametrize("examples", [45, 3])
 def test_one_device_equals_four_and_rows_are_shared_when_examples_are_few(examples: int) -> None:
-    problem, plane = case(np.random.default_rng(), examples=examples)
+    problem, plane = case(seeds.generator(), examples=examples)
     grid = ls.grid_around(plane, (5, 6))
     one, four = (
         ls.evaluate(problem, plane, grid, tile=Tile(8, 7, 7, 1), devices=jax.local_devices()[:d], progress=False)
@@ -99,7 +101,7 @@ def test_one_device_equals_four_and_rows_are_shared_when_examples_are_few(exampl
 
 
 def test_branches_split_over_devices_are_those_of_one_device() -> None:
-    share, rng, devices = 2, np.random.default_rng(), jax.local_devices()[:4]
+    share, rng, devices = 2, seeds.generator(), jax.local_devices()[:4]
     branches = [networks.relu_branch(6, 2, 3, bias=True), networks.mlp_branch((6, 3), bias=True)]
     network = ls.MultiBranch(branches, [8, 4])
     with trees.float64():
@@ -126,10 +128,10 @@ def test_branches_are_split_when_three_solutions_do_not_fit_one_device() -> None
     size, used = 3 * trees.nbytes(shapes), {}
     for share, memory in ((1, 1.5 * size), (2, 0.8 * size), (4, 0.4 * size)):
         plan = evaluation.plan(problem, plane, grid, int(memory), tile)
-        assert plan.share == share
+        assert plan.branch_shards == share
         mesh = hardware.mesh(jax.local_devices()[:4], points=4 // share, examples=1, branches=share)
         kinds = ((64, 300), "f4"), ((64,), "i4"), ((64,), "f4")
-        arguments = (shapes,) * 3, tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds)
+        arguments = trees.Affine(shapes, shapes, shapes), tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds)
         axes = tuple(jax.ShapeDtypeStruct((n,), "f4") for n in (4, 4))
         options = {"network": network, "losses": (problem.loss,), "tile": tile, "mesh": mesh}
         compiled = sharded.block_sums.lower(*arguments, axes, **options).compile()
@@ -137,11 +139,11 @@ def test_branches_are_split_when_three_solutions_do_not_fit_one_device() -> None
     assert used[4] * 4 < 1.1 * used[1]
     assert used[2] * 2 < 1.1 * used[1]
     with pytest.raises(ValueError, match=r"branch_devices must divide the 4 devices(.|\n)*one of \[1, 2, 4\]; got 3"):
-        ls.evaluate(*case(np.random.default_rng(), branches=8), branch_devices=3)
+        ls.evaluate(*case(seeds.generator(), branches=8), branch_devices=3)
 
 
 def test_groups_of_different_branches() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     kinds = [networks.relu_branch(6, 2, 1), networks.mlp_branch((6, 3, 2, 1), jnp.tanh, bias=True)]
     network = ls.MultiBranch(kinds, [3, 2])
     x, y = rng.normal(size=(20, 6)).astype("f4"), np.sign(rng.normal(size=20)).astype("f4")
@@ -154,7 +156,7 @@ def test_groups_of_different_branches() -> None:
 
 def test_float64_throughout() -> None:
     with trees.float64():
-        problem, plane = case(np.random.default_rng())
+        problem, plane = case(seeds.generator())
         problem = ls.Problem(
             ls.Dataset(problem.data.x.astype(float), problem.data.y, problem.data.weight), problem.network, problem.loss
         )
@@ -168,7 +170,7 @@ def test_float64_throughout() -> None:
 
 def test_each_tile_shape_is_traced_once(monkeypatch) -> None:
     monkeypatch.setattr(sharded, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
-    problem, plane = case(np.random.default_rng(), examples=200)
+    problem, plane = case(seeds.generator(), examples=200)
     calls = []
 
     def counted(outputs, y):
@@ -176,9 +178,36 @@ def test_each_tile_shape_is_traced_once(monkeypatch) -> None:
         return ls.losses.hinge(outputs, y)
 
     grid, tile = ls.grid_around(plane, (5, 4)), Tile(8, 7, 7, 1)
-    settings = sharded.Settings("highest", None, tile, tuple(jax.local_devices()[:1]), None, False, lambda: None)
-    sharded.problem_means(problem, plane, grid, [counted], settings)
+    execution = Execution(tile=tile, devices=tuple(jax.local_devices()[:1]))
+    sharded.problem_means(problem, plane, grid, [counted], execution)
     assert len(calls) == 1, calls
+
+
+def test_a_branch_is_traced_once_a_surface(tmp_path) -> None:
+    """The plan, the grid loop, the check at the anchors and the hash of the files share one trace."""
+    calls = []
+
+    def forward(w, x):
+        calls.append(x.shape)
+        return jnp.tanh(x @ w["kernel"])
+
+    def init(key):
+        return {"kernel": jax.random.normal(key, (6, 2))}
+
+    rng = seeds.generator()
+    data = ls.Dataset(rng.normal(size=(300, 6)).astype("f4"), rng.integers(0, 2, 300))
+    problem = ls.Problem(data, ls.MultiBranch(networks.Network(init, forward), 3), ls.losses.multiclass_hinge)
+    plane, other = plane_of(problem.network, rng), plane_of(problem.network, rng)
+    grid, options = ls.grid_around(plane, (3, 4)), {"directory": tmp_path, "progress": False}
+    layers = {"error": lambda f, y: 1.0 * (f.argmax(-1) != y)}
+    calls.clear()
+    ls.evaluate(problem, plane, grid, layers=layers, **options)
+    # Three calls find out whether the branch takes batches, and the evaluator traces it once. What checks the evaluator
+    # traces the plain network by itself: its shapes, and its direct evaluation.
+    assert len(calls) <= 3 + 1 + 2, calls
+    calls.clear()
+    ls.evaluate(problem, other, ls.grid_around(other, (4, 3)), layers=layers, **options)
+    assert len(calls) <= 2, calls
 
 
 def stopping(at: int) -> Callable[[], None]:
@@ -194,7 +223,7 @@ def stopping(at: int) -> Callable[[], None]:
 
 def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sharded, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
-    problem, plane = case(np.random.default_rng(), examples=200)
+    problem, plane = case(seeds.generator(), examples=200)
     grid = ls.grid_around(plane, (5, 4))
     options = {"tile": Tile(8, 7, 7, 1), "devices": jax.local_devices()[:1], "progress": False}
     whole = ls.evaluate(problem, plane, grid, **options)
@@ -212,7 +241,7 @@ def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path, monkeyp
 
 
 def test_functions_are_interrupted_and_continued_as_well(tmp_path) -> None:
-    _, plane = case(np.random.default_rng())
+    _, plane = case(seeds.generator())
     grid = ls.grid_around(plane, (3, 4))
     whole = ls.evaluate(trees.norm, plane, grid, progress=False)
     with pytest.raises(atomic.Stopped):
@@ -223,7 +252,7 @@ def test_functions_are_interrupted_and_continued_as_well(tmp_path) -> None:
 
 
 def test_blocks_of_another_loss_branch_or_function_are_not_taken_for_ones_own(tmp_path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem, plane = case(rng)
     grid, one = ls.grid_around(plane, (3, 2)), {"devices": jax.local_devices()[:1], "progress": False}
     branches = [networks.mlp_branch((6, 3, 1), f) for f in (jax.nn.relu, jnp.tanh)]
@@ -253,7 +282,7 @@ FULL = "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."
 
 
 def test_out_of_memory_halves_the_tile_and_says_so(monkeypatch, tmp_path) -> None:
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     problem, plane = case(np.random.default_rng(seed), examples=500)
     grid, tiles = ls.grid_around(plane, (3, 2)), []
     monkeypatch.setattr(sharded, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
@@ -270,7 +299,7 @@ def test_out_of_memory_halves_the_tile_and_says_so(monkeypatch, tmp_path) -> Non
 
 
 def test_out_of_memory_ends_at_the_smallest_tile_and_other_errors_pass(monkeypatch) -> None:
-    problem, plane = case(np.random.default_rng())
+    problem, plane = case(seeds.generator())
     options = {"grid": ls.grid_around(plane, (3, 2)), "tile": Tile(64, 2, 2, 1), "progress": False}
     for message, count in ((FULL, 5), ("INTERNAL: something else", 1)):
         tiles: list[Tile] = []
@@ -283,7 +312,7 @@ def test_out_of_memory_ends_at_the_smallest_tile_and_other_errors_pass(monkeypat
 
 
 def test_products_below_float32_record_their_error_at_the_anchors(monkeypatch) -> None:
-    problem, plane = case(np.random.default_rng())
+    problem, plane = case(seeds.generator())
     grid, run = ls.grid_around(plane, (3, 2)), sharded.block_sums
 
     def coarse(*args, **options) -> jax.Array:
@@ -298,7 +327,7 @@ def test_products_below_float32_record_their_error_at_the_anchors(monkeypatch) -
 
 
 def test_layers_are_evaluated_in_the_same_pass() -> None:
-    problem, plane = case(np.random.default_rng(), outputs=4)
+    problem, plane = case(seeds.generator(), outputs=4)
     grid = ls.grid_around(plane, (4, 3))
 
     def wrong(outputs, y):
@@ -317,7 +346,7 @@ def test_layers_are_evaluated_in_the_same_pass() -> None:
 
 
 def test_any_function_of_the_parameters() -> None:
-    problem, plane = case(np.random.default_rng())
+    problem, plane = case(seeds.generator())
     grid = ls.grid_around(plane, (4, 3))
     found = ls.evaluate(lambda w: {"norm": trees.norm(w), "risk": problem.risk(w)}, plane, grid, progress=False)
     np.testing.assert_allclose(found.risk, expected(problem, plane, grid), rtol=2e-5)
@@ -332,7 +361,7 @@ def test_any_function_of_the_parameters() -> None:
 
 
 def test_bad_input_is_refused_with_advice() -> None:
-    problem, plane = case(np.random.default_rng())
+    problem, plane = case(seeds.generator())
     spoilt = plane._replace(u=trees.scale(jnp.nan, plane.u))
     with pytest.raises(ValueError, match="not finite"):
         ls.evaluate(problem, spoilt)

@@ -9,6 +9,7 @@ from jax import export
 import landscape as ls
 from landscape import networks
 from landscape.arrays import hardware
+from landscape.arrays.trees import Affine
 from landscape.evaluation import sharded
 from landscape.evaluation.grid_loop import Tile
 from landscape.networks import MultiBranch
@@ -38,8 +39,8 @@ def test_the_evaluator(name: str) -> None:
     data = tuple(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in (made.data.x, made.data.y, made.data.weight))
     axes = tuple(jax.ShapeDtypeStruct((n,), "f4") for n in (5, 4))
     options = {"network": made.network, "losses": (made.loss,), "tile": Tile(16, 4, 2, 3), "mesh": mesh}
-    run = jax.jit(lambda triple, data, axes: sharded.block_sums(triple, data, axes, **options))
-    exported = export.export(run, platforms=PLATFORMS)((shapes,) * 3, data, axes)
+    run = jax.jit(lambda affine, data, axes: sharded.block_sums(affine, data, axes, **options))
+    exported = export.export(run, platforms=PLATFORMS)(Affine(shapes, shapes, shapes), data, axes)
     assert exported.platforms == PLATFORMS
 
 

@@ -15,7 +15,7 @@ from flax import nnx
 import landscape as ls
 from landscape import checkpoints, runs, surfaces
 from landscape.__main__ import STOPPED, WRONG, dispatch, exit_code
-from landscape.explore.measures import barrier
+from landscape.convexity import barrier
 from landscape.explore.view import radius, regulariser
 from landscape.files import atomic
 from landscape.networks import modules

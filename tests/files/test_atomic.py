@@ -9,13 +9,14 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 from landscape.files import atomic
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = seeds.draw()
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 

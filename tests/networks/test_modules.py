@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import own_module
 import pytest
+import seeds
 from flax import nnx
 
 import landscape as ls
@@ -15,7 +16,7 @@ DATA, LOSS = ls.Dataset(X, Y), ls.losses.logistic
 
 
 def random_like(params: dict, size: float = 0.3) -> dict:
-    key = jax.random.key(int(np.random.default_rng().integers(2**31)))
+    key = jax.random.key(int(seeds.generator().integers(2**31)))
     return jax.tree.map(lambda x: x + size * jax.random.normal(key, x.shape), params)
 
 

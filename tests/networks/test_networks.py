@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import seeds
 from flax import nnx
 
 import landscape as ls
 from landscape import networks
 from landscape.networks import MultiBranch, Network, one_example
+from landscape.problem import refuse_mixing
 
 
 def batch(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -25,7 +27,7 @@ def key(rng: np.random.Generator) -> jax.Array:
 
 @pytest.mark.parametrize("average", [False, True])
 def test_the_mean_and_the_sum_over_branches_in_any_order_and_chunk(average: bool) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     branch = networks.relu_branch(5, 3, 2, bias=True)
     chunked = [MultiBranch(branch, 7, average, chunk) for chunk in (None, 1, 3, 7, 20)]
     w, x = jax.jit(chunked[0].init)(key(rng)), batch(rng, 4, 5)
@@ -42,7 +44,7 @@ def test_the_mean_and_the_sum_over_branches_in_any_order_and_chunk(average: bool
 
 
 def test_different_branches_side_by_side() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     kinds = [networks.relu_branch(6, 2), networks.recurrent_branch(3, 4), networks.relu_branch(6, 3, bias=True)]
     kinds[1] = Network(kinds[1].init, lambda w, x, f=kinds[1].apply: f(w, x.reshape(2, 3)))
     network = MultiBranch(kinds, [2, 3, 1])
@@ -56,7 +58,7 @@ def test_different_branches_side_by_side() -> None:
 
 def test_branches_start_independently_and_within_their_bounds() -> None:
     network = MultiBranch(networks.relu_branch(16, 4, 2, bias=True, summed_over=50), 50)
-    first, last = jax.jit(network.init)(key(np.random.default_rng()))
+    first, last = jax.jit(network.init)(key(seeds.generator()))
     assert first["kernel"].shape == (50, 16, 4)
     assert last["bias"].shape == (50, 2)
     for layer, fan_in in ((first, 16), (last, 4 * 50)):
@@ -81,7 +83,7 @@ class One(nnx.Module):
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_modules_for_one_example_and_for_a_batch(alone: bool) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     network = MultiBranch(ls.from_flax(lambda rngs: One(rngs, alone)), 3)
     w, x = jax.jit(network.init)(key(rng)), batch(rng, 5, 8)
 
@@ -93,13 +95,16 @@ def test_modules_for_one_example_and_for_a_batch(alone: bool) -> None:
     np.testing.assert_allclose(jax.jit(network.apply)(w, x), expected, rtol=2e-5, atol=1e-6)
 
 
-def test_work_along_the_first_axis_of_one_example_is_not_taken_for_a_batch() -> None:
-    rng = np.random.default_rng()
-    network = Network(lambda key: jnp.zeros((4, 3)), lambda w, x: jax.nn.softmax(x @ w, axis=0))
+def test_work_along_the_first_axis_of_one_example_is_refused_or_mapped() -> None:
+    rng = seeds.generator()
     w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4, 3), (5, 4)))
+    network = Network(lambda key: jnp.zeros((4, 3)), lambda w, x: jax.nn.softmax(x @ w, axis=0))
+    with pytest.raises(ValueError, match=r"depend on the other examples(.|\n)*jax.vmap"):
+        refuse_mixing(MultiBranch(network, 1), w[None], x)
+    mapped = MultiBranch(network._replace(apply=jax.vmap(network.apply, (None, 0))), 1)
+    refuse_mixing(mapped, w[None], x)
     scores = np.exp(np.asarray(x, float) @ np.asarray(w, float))
-    found = MultiBranch(network, 1).apply(w[None], x)
-    np.testing.assert_allclose(found, scores / scores.sum(1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(mapped.apply(w[None], x), scores / scores.sum(1, keepdims=True), rtol=1e-5)
 
 
 def test_outputs_that_are_no_vector_are_refused() -> None:
@@ -123,11 +128,11 @@ class Normalised(nnx.Module):
 def test_state_besides_parameters_is_refused_with_advice_or_frozen() -> None:
     with pytest.raises(ValueError, match=r"parameters only.*BatchStat(.|\n)*frozen"):
         ls.from_flax(Normalised)
-    with pytest.raises(ValueError, match=r"Rng(.|\n)*deterministic=True"):
+    with pytest.raises(ValueError, match="this one also has BatchStat"):
         ls.from_flax(lambda rngs: Normalised(rngs, dropout=True))
     with pytest.raises(ValueError, match="got 'moving'"):
         ls.from_flax(Normalised, state="moving")
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     frozen = ls.from_flax(lambda rngs: Normalised(rngs, dropout=True), state="frozen")
     w, x = frozen.init(key(rng)), batch(rng, 3, 4)
     once, twice = (np.asarray(frozen.apply(w, x)) for _ in range(2))
@@ -145,7 +150,7 @@ class LinenNormalised(nn.Module):
 
 
 def test_linen_modules_with_statistics() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     x = batch(rng, 3, 4)
     with pytest.raises(ValueError, match="batch_stats"):
         ls.from_linen(LinenNormalised(), x)

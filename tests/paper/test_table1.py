@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 from scipy.stats import binomtest
 
 from landscape import datasets
@@ -24,7 +25,7 @@ QUICK = Protocol(steps=300, batch_size=50)
 
 @pytest.fixture
 def seed():
-    seed = np.random.SeedSequence().entropy % 2**31
+    seed = seeds.draw()
     print("seed", seed)
     return seed
 

@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 from landscape import datasets
 from landscape.__main__ import dispatch, exit_code
@@ -76,7 +77,7 @@ def test_two_digits_are_certified(data_root) -> None:
 
 
 def test_delta_from_the_arrangement_equals_the_traced_one() -> None:
-    seed = int(np.random.default_rng().integers(2**31))
+    seed = int(seeds.generator().integers(2**31))
     rng = np.random.default_rng(seed)
     data = rng.normal(size=(6, 2)), rng.choice([-1.0, 1.0], 6)
     frontier = plane_frontier(data, 5.0, budgets=200)
@@ -90,7 +91,7 @@ def test_delta_from_the_arrangement_equals_the_traced_one() -> None:
 
 
 def test_the_principal_plane_keeps_most_variance() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     x = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 9)) + 3
     plane = examples.principal_plane(x)
     _, values, vectors = np.linalg.svd(x - x.mean(0), full_matrices=False)

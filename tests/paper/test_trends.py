@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 import pytest
+import seeds
 from scipy.stats import bootstrap, spearmanr
 
 from landscape import alignment, convexity, evaluation, losses
 from landscape.datasets import synthetic_teacher
 from landscape.evaluation import cost_model, sharded
+from landscape.evaluation.execution import Execution
 from landscape.files import atomic
 from landscape.networks import MultiBranch, relu_branch
 from landscape.paper import trends
@@ -18,7 +20,7 @@ from landscape.problem import Problem
 
 @pytest.fixture
 def rng():
-    seed = np.random.SeedSequence().entropy
+    seed = seeds.draw()
     print("seed", seed)
     return np.random.default_rng(seed)
 
@@ -126,13 +128,13 @@ def test_one_program_draws_all_triples_and_one_all_edges_however_many_there_are(
 def test_stacked_surfaces_are_those_of_single_planes_to_the_last_bit(problem, solutions):
     planes = [oblique_through_solutions(*solutions[k : k + 3]) for k in (0, 3)]
     grids = [grid_around(p, points=(5, 4)) for p in planes]
-    together = evaluation.evaluate_stack(problem, planes, grids, progress=False)
+    together = evaluation.evaluate_stack(problem, planes, grids)
     for plane, grid, found in zip(planes, grids, together, strict=True):
         alone = evaluation.evaluate(problem, plane, grid, progress=False)
         np.testing.assert_array_equal(found.risk, alone.risk)
         np.testing.assert_array_equal(found.anchor_risk, alone.anchor_risk)
         assert found.metadata == alone.metadata
-    small_memory = evaluation.evaluate_stack(problem, planes, grids, memory=40_000, progress=False)
+    small_memory = evaluation.evaluate_stack(problem, planes, grids, Execution(memory=40_000))
     np.testing.assert_allclose(small_memory[1].risk, together[1].risk, rtol=1e-6)
     for wrong in ([], grids[:1], [grids[0], grid_around(planes[1], points=3)]):
         with pytest.raises(ValueError, match="one grid a plane"):
@@ -147,15 +149,15 @@ def test_a_stack_is_interrupted_and_continued_to_the_last_bit(problem, solutions
     large = Problem(synthetic_teacher(jax.random.key(1), 300, 4), problem.network, problem.loss)
     planes = [oblique_through_solutions(*solutions[k : k + 3]) for k in (0, 3)]
     grids = [grid_around(p, points=5) for p in planes]
-    whole = evaluation.evaluate_stack(large, planes, grids, progress=False)
+    whole = evaluation.evaluate_stack(large, planes, grids)
 
     def stop():
         raise atomic.Stopped
 
     with pytest.raises(atomic.Stopped):
-        evaluation.evaluate_stack(large, planes, grids, directory=tmp_path, check_stop=stop, progress=False)
+        evaluation.evaluate_stack(large, planes, grids, Execution(directory=tmp_path, check_stop=stop))
     assert len(list(tmp_path.glob("block-*.npz"))) == 1
-    again = evaluation.evaluate_stack(large, planes, grids, directory=tmp_path, progress=False)
+    again = evaluation.evaluate_stack(large, planes, grids, Execution(directory=tmp_path))
     assert len(list(tmp_path.glob("block-*.npz"))) > 1
     for one, other in zip(whole, again, strict=True):
         np.testing.assert_array_equal(one.risk, other.risk)

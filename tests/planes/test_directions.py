@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
@@ -17,7 +18,7 @@ from landscape.planes import directions, spectrum
 @pytest.fixture
 def seed() -> int:
     """A new seed each run, shown when a test fails."""
-    value = int(np.random.default_rng().integers(2**31))
+    value = int(seeds.generator().integers(2**31))
     print("seed", value)
     return value
 

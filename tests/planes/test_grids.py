@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import seeds
 
 import landscape as ls
 from landscape.planes.grids import Grid, checked
@@ -14,7 +15,7 @@ def plane(anchors) -> ls.Plane:
 @pytest.mark.parametrize("points", [2, 51, (3, 7), (7, 3)])
 @pytest.mark.parametrize("margin", [0.0, 0.3, 2.0])
 def test_the_rectangle_around_the_anchors_with_its_margin(points, margin: float) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     anchors = rng.normal(size=(3, 2)) * rng.uniform(0.1, 10, 2)
     grid = ls.grid_around(plane(anchors), points, margin)
     counts = (points, points) if isinstance(points, int) else points

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 from landscape import planes
 from landscape.arrays import trees
@@ -26,7 +27,7 @@ def flat(tree: Any) -> np.ndarray:
 @pytest.mark.parametrize("near", [1.0, 1e-2])
 def test_the_solutions_are_anchors(build: Callable, near: float) -> None:
     """Also where the solutions are close together, as after training from one start."""
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     first = random(rng)
     solutions = [first, *(trees.axpy(near, random(rng), first) for _ in range(2))]
     plane = build(*solutions)
@@ -36,7 +37,7 @@ def test_the_solutions_are_anchors(build: Callable, near: float) -> None:
 
 
 def test_orthonormal_axes_measure_distances() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     w0, w1, w2 = (random(rng, 3.0) for _ in range(3))
     w2 = trees.axpy(2.0, w1, trees.scale(1e-2, w2))  # nearly on the line through the others: rounding shows
     plane = planes.through_solutions(w0, w1, w2)
@@ -52,7 +53,7 @@ def test_orthonormal_axes_measure_distances() -> None:
 
 
 def test_oblique_axes_of_the_published_pictures() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     w0, w1, w2 = (random(rng) for _ in range(3))
     plane = planes.oblique_through_solutions(w0, w1, w2)
     size = np.linalg.norm(flat(w2))
@@ -65,7 +66,7 @@ def test_oblique_axes_of_the_published_pictures() -> None:
 
 
 def test_a_plane_is_a_tree_and_says_what_it_is_in_one_line() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     plane = planes.through_solutions(*(random(rng) for _ in range(3)))
     assert repr(plane) == "Plane(orthonormal: 80 parameters, 3 anchors)"
     (o, u, v), (a, b) = map(flat, plane[:3]), rng.normal(size=2)
@@ -96,7 +97,7 @@ def not_finite(w: Any) -> Any:
     ],
 )
 def test_solutions_that_share_no_plane_are_refused(build, position: int, spoil, message: str) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     solutions = [random(rng) for _ in range(3)]
     solutions[position] = spoil(solutions[position])
     with pytest.raises(ValueError, match=message):
@@ -107,7 +108,7 @@ def test_solutions_that_share_no_plane_are_refused(build, position: int, spoil, 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_solutions_on_one_line_are_refused(build, order: tuple[int, ...], share: float) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     w0, w1 = random(rng), random(rng)
     line = (w0, w1, trees.axpy(share, trees.subtract(w1, w0), w0))  # the third between them or equal to one
     with pytest.raises(ValueError, match=r"one line(.|\n)*different seeds"):
@@ -117,8 +118,8 @@ def test_solutions_on_one_line_are_refused(build, order: tuple[int, ...], share:
 def test_nothing_to_span() -> None:
     with pytest.raises(ValueError, match="no parameters"):
         planes.through_solutions({}, {}, {})
-    w = random(np.random.default_rng())
+    w = random(seeds.generator())
     with pytest.raises(ValueError, match="one line"):
         planes.through_solutions(w, w, w)
     with pytest.raises(ValueError, match="norm of the third solution"):
-        planes.oblique_through_solutions(w, random(np.random.default_rng()), jax.tree.map(jnp.zeros_like, w))
+        planes.oblique_through_solutions(w, random(seeds.generator()), jax.tree.map(jnp.zeros_like, w))

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+import seeds
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from mpl_toolkits.mplot3d.axes3d import Axes3D
@@ -19,7 +20,7 @@ from landscape.plots import caption, scale, style, summary
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    seed = seeds.draw()
     print("seed", seed)
     return np.random.default_rng(seed)
 

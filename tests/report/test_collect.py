@@ -1,12 +1,12 @@
 """Finished runs joined into one netCDF: every run once, every surface under its own run, unfinished runs left out."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import seeds
 import xarray
 
 from landscape.__main__ import dispatch, exit_code
@@ -16,7 +16,7 @@ from landscape.surfaces import Grid, Surface, load_stack, save_stack
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = seeds.draw()
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 

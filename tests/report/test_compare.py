@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seeds
 from slices import relu_slice
 
 from landscape import report
@@ -16,7 +17,7 @@ from landscape.surfaces import Surface, save_stack
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    seed = seeds.draw()
     print("seed", seed)
     return np.random.default_rng(seed)
 

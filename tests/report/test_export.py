@@ -2,13 +2,13 @@
 
 import csv
 import json
-import os
 from pathlib import Path
 from xml.etree import ElementTree
 
 import h5py
 import numpy as np
 import pytest
+import seeds
 
 from landscape.__main__ import dispatch, exit_code
 from landscape.report import export
@@ -17,7 +17,7 @@ from landscape.surfaces import Grid, Surface, save_stack
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = seeds.draw()
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 

@@ -11,13 +11,14 @@ from typing import Any
 import chromium
 import numpy as np
 import pytest
+import seeds
 from matplotlib.image import imread
 from slices import formula, relu_slice
 
 from landscape import convexity, report
 
 needs_browser = pytest.mark.skipif(chromium.program() is None, reason="chromium is not installed")
-SEED = int(np.random.SeedSequence().generate_state(1)[0])
+SEED = seeds.draw()
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seeds
 import toy
 
 from landscape import runs
@@ -36,7 +37,7 @@ TOY = [sys.executable, str(Path(toy.__file__))]
 
 @pytest.fixture
 def dice() -> random.Random:
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = seeds.draw()
     print(f"seed {seed}")
     return random.Random(seed)
 
@@ -368,7 +369,7 @@ def test_a_damaged_record_is_refused(content: str, capsys: pytest.CaptureFixture
 
 
 def test_changed_data_are_refused() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     x = rng.normal(size=(5, 3)).astype(np.float32)
     with runs.opened("toy", toy.Config(), Options(out=Path("run")), "") as run:
         mark = run.data(Dataset(x, x[:, 0]))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import seeds
 
 import landscape as ls
 from landscape import networks, training
@@ -38,7 +39,7 @@ def unit_vectors(size: int) -> tuple[ls.Problem, Any]:
 def test_minibatches_are_drawn_without_replacement_in_an_order_of_each_seed_and_epoch() -> None:
     size, batch = 13, 3  # one example is left out of every epoch
     problem, start = unit_vectors(size)
-    made = keys(2, np.random.default_rng())
+    made = keys(2, seeds.generator())
     found = ls.train(
         problem,
         made,
@@ -62,7 +63,7 @@ def test_minibatches_are_drawn_without_replacement_in_an_order_of_each_seed_and_
 
 
 def test_full_batches_follow_gradient_descent_with_momentum() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     x, y = rng.normal(size=(9, 3)).astype("f4"), rng.normal(size=(9, 2)).astype("f4")
     weight = rng.uniform(0.5, 2, 9).astype("f4")
     problem = ls.Problem(ls.Dataset(x, y, weight), networks.mlp_branch((3, 2)), ls.losses.squared)
@@ -73,7 +74,7 @@ def test_full_batches_follow_gradient_descent_with_momentum() -> None:
     for seed in range(3):
         w, speed = path[seed, 0], np.zeros((3, 2))
         for step in range(30):
-            speed = 0.8 * speed + x.T @ (weight[:, None] * 2 * (x @ w - y)) / 9
+            speed = 0.8 * speed + x.T @ (weight[:, None] * 2 * (x @ w - y)) / weight.sum()
             w = w - 0.02 * speed
             if step % 10 == 9:
                 np.testing.assert_allclose(path[seed, step // 10 + 1], w, rtol=1e-4, atol=1e-5)
@@ -82,7 +83,7 @@ def test_full_batches_follow_gradient_descent_with_momentum() -> None:
 
 
 def test_shapes_of_what_is_recorded_and_iteration() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem = small(rng)
     found = ls.train(
         problem, keys(3, rng), optax.adam(0.01), steps=23, batch_size=8, record=5, trajectory=True, progress=False
@@ -106,7 +107,7 @@ def test_shapes_of_what_is_recorded_and_iteration() -> None:
 
 
 def test_one_seed_alone_is_the_same_seed_among_others() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     with trees.float64():
         problem, made = small(rng), keys(3, rng)
         data = ls.Dataset(problem.data.x.astype(float), problem.data.y)
@@ -130,7 +131,7 @@ def wide(rng: np.random.Generator, **options: Any) -> ls.Problem:
 
 
 def test_branches_split_over_devices_and_seeds_that_take_turns_train_alike() -> None:
-    seed = int(np.random.default_rng().integers(10**6))
+    seed = int(seeds.generator().integers(10**6))
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.05, 0.9))
     options = {"steps": 7, "batch_size": 6, "record": 3, "trajectory": True, "progress": False}
     with trees.float64():
@@ -188,7 +189,7 @@ def test_seeds_that_take_turns_are_continued_to_the_last_bit(tmp_path, monkeypat
         moved.append(len(self.states))
 
     monkeypatch.setattr(training._Seeds, "__init__", as_on_a_gpu)
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem, made = small(rng), keys(3, rng)
     options = {"steps": 12, "batch_size": 8, "record": 5, "memory": 6000, "progress": False}
     whole = ls.train(problem, made, optax.sgd(0.1, 0.9), **options)
@@ -205,7 +206,7 @@ def test_seeds_that_take_turns_are_continued_to_the_last_bit(tmp_path, monkeypat
 
 
 def test_training_goes_on_from_given_parameters() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem, made = small(rng), keys(2, rng)
     options = {"batch_size": 8, "progress": False}
     first = ls.train(problem, made, optax.sgd(0.1), steps=5, **options)
@@ -234,7 +235,7 @@ def stopping(calls: int) -> Callable[[], None]:
 
 @pytest.mark.usefixtures("saved_at_once")
 def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem, made = small(rng), keys(3, rng)
     schedule = optax.exponential_decay(0.01, 10, 0.5)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
@@ -252,7 +253,7 @@ def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path) -> None
 
 @pytest.mark.usefixtures("saved_at_once")
 def test_a_state_of_other_inputs_is_refused(tmp_path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem, made = small(rng), keys(2, rng)
     options = {"steps": 6, "batch_size": 8, "progress": False}
     ls.train(problem, made, optax.sgd(0.1), directory=tmp_path, **options)
@@ -274,7 +275,7 @@ def test_a_state_of_other_inputs_is_refused(tmp_path) -> None:
 
 
 def test_training_stops_once_no_seed_improves() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     problem, made = small(rng), keys(2, rng)
     options = {"steps": 1000, "batch_size": 8, "record": 10, "progress": False}
     for patience in (2, 5):
@@ -291,7 +292,7 @@ def test_training_stops_once_no_seed_improves() -> None:
 
 def test_a_noisy_plateau_is_no_improvement() -> None:
     """Entries that are high by chance do not make later ones an improvement; a new lowest one is."""
-    noise = np.random.default_rng().uniform(0.2, 0.5, 6)
+    noise = seeds.generator().uniform(0.2, 0.5, 6)
     plateau, falling = np.array([1.0, *noise, 0.2, 0.2 + noise.max(), *(0.2 + noise[:3])]), np.linspace(1, 0.5, 12)
     history = list(np.stack([plateau, falling], 1))
     history[0][0] = 0.2
@@ -301,16 +302,16 @@ def test_a_noisy_plateau_is_no_improvement() -> None:
 
 
 def test_training_that_diverges_says_so() -> None:
-    problem = small(np.random.default_rng())
-    start = jax.vmap(problem.network.init)(keys(2, np.random.default_rng()))
+    problem = small(seeds.generator())
+    start = jax.vmap(problem.network.init)(keys(2, seeds.generator()))
     spoilt = jax.tree.map(lambda w: w.at[1].set(np.inf), start)
     options = {"steps": 5, "batch_size": 8, "record": 1, "progress": False}
     with pytest.raises(ArithmeticError, match=r"diverged: the risks are \S+ nan(.|\n)*smaller step"):
-        ls.train(problem, keys(2, np.random.default_rng()), optax.sgd(0.1), start=spoilt, **options)
+        ls.train(problem, keys(2, seeds.generator()), optax.sgd(0.1), start=spoilt, **options)
 
 
 def test_solutions_on_disk(tmp_path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     found = ls.train(small(rng), keys(2, rng), optax.sgd(0.1), steps=3, batch_size=8, progress=False)
     found.save(tmp_path / "solutions.npz", "key")
     loaded = ls.Solutions.load(tmp_path / "solutions.npz", "key", found[0])
@@ -341,7 +342,7 @@ def test_solutions_on_disk(tmp_path) -> None:
     ids=str,
 )
 def test_wrong_use_is_refused_before_anything_runs(wrong: dict[str, Any], message: str) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     options = {"keys": keys(2, rng), "steps": 5, "batch_size": 8, "progress": False} | wrong
     with pytest.raises(ValueError, match=message):
         ls.train(small(rng), options.pop("keys"), optax.sgd(0.1), **options)

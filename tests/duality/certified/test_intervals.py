@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeds
 
 from landscape.arrays import trees
 from landscape.duality.branches import ACTIVATIONS
@@ -28,7 +29,7 @@ OTHERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 @pytest.mark.parametrize("name", [*ACTIVATIONS, *OTHERS])
 def test_bounds_hold_and_shrink(name: str) -> None:
     """On fresh boxes f and its derivative stay inside; the excess of the bounds is of second order in the box."""
-    seed = int(np.random.default_rng().integers(2**31))
+    seed = int(seeds.generator().integers(2**31))
     rng = np.random.default_rng(seed)
     sigma = (ACTIVATIONS | OTHERS)[name]
     with trees.float64():
@@ -67,7 +68,7 @@ def test_maximum_is_exact_away_from_its_kink() -> None:
 
 
 def test_products_and_convolutions_of_two_ranges() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     with trees.float64():
         a, b = jnp.asarray(rng.normal(size=(3, 4))), jnp.asarray(rng.normal(size=(4, 2)))
         image, kernel = jnp.asarray(rng.normal(size=(1, 1, 6, 6))), jnp.asarray(rng.normal(size=(2, 1, 3, 3)))
@@ -96,7 +97,7 @@ def test_what_cannot_be_bounded_is_unbounded_or_refused() -> None:
 
 def test_rounding_is_outward() -> None:
     """The bounds at a single point hold the value in exact arithmetic."""
-    rng = np.random.default_rng()
+    rng = seeds.generator()
     with trees.float64():
         for _ in range(20):
             w = rng.normal(size=9)
