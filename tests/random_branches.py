@@ -20,8 +20,8 @@ from landscape.duality.certified.intervals import enclose
 from landscape.duality.certified.least_size import LeastSize, searched
 from landscape.duality.risks import Sample, enclosed_loss, margin_loss
 
-EXAMPLES, CHUNK = 4, 128
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+EXAMPLES, CHUNK = 4, 96
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 """XLA's options for programs that run less long than they compile."""
 
 Activation = Callable[[Any, Any, Any], Any]

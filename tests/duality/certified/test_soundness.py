@@ -16,7 +16,7 @@ from random_branches import GROUPS, Case, draw, kernels, least_size, loss, margi
 from scipy.spatial import ConvexHull
 
 from landscape.duality.branches import checked_domain
-from landscape.duality.certified import assumption, branch_frontier
+from landscape.duality.certified import assumption, branch_frontier, cutting_planes
 from landscape.duality.certified.assumption import check_tau, smallest_tau
 from landscape.duality.certified.closed_forms import closed_form
 from landscape.duality.certified.divergence import divergence_of
@@ -70,8 +70,9 @@ def check_frontier(case: Case, found: Frontier, brute: Found) -> None:
     assert (brute.loss >= np.interp(brute.size, found.budgets, found.lower) - scale).all()
     at = found.minimisers
     assert checked_domain(case.domain).contains(at).all()
-    allowed = np.maximum(found.budgets, brute.size.min())  # no point has the first budget, a lower bound of min h
-    assert (size(case, at) <= allowed + 1e-9 * (1 + allowed)).all()
+    least = size(case, at[:1])  # the first budget, a lower bound of min h, may be below it
+    assert least <= brute.size.min() + 0.01 * (1 + brute.size.min())
+    assert (size(case, at) <= np.maximum(found.budgets, least) * (1 + SLACK) + 1e-15).all()
     assert (np.minimum.accumulate(loss(case, at)) <= found.upper_at_budgets + scale).all()
 
 
@@ -165,7 +166,21 @@ def check_delta(rng: np.random.Generator, found: Frontier, brute: Found) -> None
     assert found.delta.lo <= np.interp(brute.size, found.budgets, found.upper).max() - brute.loss.min() + 1e-9
 
 
-def check_tau_of(cases: list[Case], found: list[Found], monkeypatch: pytest.MonkeyPatch) -> None:
+def largest_margins(rng: np.random.Generator, case: Case, points: np.ndarray) -> np.ndarray:
+    """The largest y f for each example, in rounds that close in, [N]."""
+    domain = checked_domain(case.domain)
+    for scale in 0.4 ** np.arange(12):
+        order = np.argsort(-outputs(case, points) * case.constants["y"], 0)[:4].ravel()
+        near = (
+            points[order][:, None] + (domain.hi - domain.lo) * scale * rng.normal(size=(len(order), 40, case.size)) / 3
+        )
+        points = np.concatenate([points[order], domain.project(near.reshape(-1, case.size))])
+    return (outputs(case, points) * case.constants["y"]).max(0)
+
+
+def check_tau_of(
+    rng: np.random.Generator, cases: list[Case], found: list[Found], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The smallest τ of a mixture with common data."""
     first = cases[0].constants
     same = [c._replace(constants={**c.constants, **{k: first[k] for k in ("x", "y", "weight")}}) for c in cases]
@@ -175,7 +190,7 @@ def check_tau_of(cases: list[Case], found: list[Found], monkeypatch: pytest.Monk
     monkeypatch.setattr(assumption, "as_function", lambda f, size, example: f)
     smallest = smallest_tau([(lambda w, x: w, c.domain, k + 1) for k, c in enumerate(same)], same[0].data, tol=0.02)
     total = sum(range(1, len(same) + 1))
-    best = [(outputs(c, b.points) * first["y"]).max(0) for c, b in zip(same, found, strict=True)]
+    best = [largest_margins(rng, c, b.points) for c, b in zip(same, found, strict=True)]
     shown = np.max(sum((k + 1) * m for k, m in enumerate(best)) / total)
     assert smallest.lo <= smallest.hi
     assert shown <= smallest.hi + SLACK * (1 + abs(shown)), ("τ", smallest, shown)
@@ -187,11 +202,11 @@ def traced(rng: np.random.Generator, case: Case, monkeypatch: pytest.MonkeyPatch
     """The frontier with the family's compiled functions; None where it is refused for lack of a bound."""
     monkeypatch.setattr(branch_frontier, "make_kernels", partial(kernels, case))
     monkeypatch.setattr(branch_frontier, "least_size", partial(least_size, case))
-    monkeypatch.setattr(branch_frontier, "divergence_of", lambda k, f, tol, *_: divergence_of(k, f, tol, 1000))
-    chosen = {"budgets": int(rng.integers(4, 12)), "delta": bool(rng.random() < 0.4)}
+    monkeypatch.setattr(branch_frontier, "divergence_of", lambda k, f, tol, *_: divergence_of(k, f, tol, 600))
+    chosen = {"budgets": int(rng.integers(4, 12)), "delta": bool(rng.random() < 0.3)}
     try:
         with np.errstate(invalid="ignore"):  # infinite slopes along sides of length 0: nan, which says nothing
-            return frontier(lambda w, x: w, "l2", case.domain, case.data, case.tau, tol=3e-3, max_cells=2000, **chosen)
+            return frontier(lambda w, x: w, "l2", case.domain, case.data, case.tau, tol=3e-3, max_cells=800, **chosen)
     except ValueError as error:
         if "no certified frontier" in str(error) or "is not bounded" in str(error):
             return None
@@ -215,7 +230,7 @@ def mixture(rng: np.random.Generator, group: int, size: int, monkeypatch: pytest
             check_delta(rng, f, b)
     if kinds:
         check_gap(rng, kinds)
-    check_tau_of(cases, brute, monkeypatch)
+    check_tau_of(rng, cases, brute, monkeypatch)
     return len(kinds)
 
 
@@ -224,6 +239,8 @@ def test_random_branches(group: int, monkeypatch, request) -> None:
     """Activations, constants, sets, regularisers, mixtures and K at random, each count of parameters in turn."""
     cases = -(-request.config.getoption("--cases") // len(GROUPS))
     seed = seeds.draw()
+    if cases <= 400:  # bounds hold whatever the effort
+        monkeypatch.setattr(cutting_planes, "ROUNDS", 8)
     sizes = (1, 2, 3) if cases > 400 else ((group + seeds.SEED) % 3 + 1,)
     done, turn = 0, 0
     while done < cases:
