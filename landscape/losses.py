@@ -132,7 +132,7 @@ def nll(outputs: jax.Array, y: jax.Array) -> jax.Array:
         outputs: Log-probabilities [N, C]; for scores take `logistic`.
         y: Classes 0 … C − 1, integers [N].
 
-    >>> nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([1])).round(4).tolist()
+    >>> print(nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([1])).round(4))
     [0.2877]
     """
     return -jnp.where(_one_hot(y, outputs, "nll") > 0, outputs, 0).sum(-1)
@@ -158,8 +158,8 @@ def bce(outputs: jax.Array, y: jax.Array) -> jax.Array:
     Raises:
         ValueError: Labels of another shape, or other than 0 and 1.
 
-    >>> bce(jnp.zeros([2, 1]), jnp.array([0, 1])).round(4).tolist()
-    [0.6931, 0.6931]
+    >>> print(bce(jnp.zeros([2, 1]), jnp.array([0, 1])).round(4))
+    [0.6931 0.6931]
     """
     y = y if jnp.ndim(y) == outputs.ndim else y[..., None]
     if y.shape != outputs.shape:

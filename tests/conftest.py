@@ -12,6 +12,9 @@ import jax
 import pytest
 import seeds
 
+collect_ignore = ["tutorials"]
+"""Other people's programs: no tests in them, and they import what need not be installed."""
+
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # started here: commands run inside a test then find four devices, whatever the machine has
