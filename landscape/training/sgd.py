@@ -204,11 +204,8 @@ def _random(static: Static, keys: jax.Array) -> Params:
         return jax.shard_map(of_seeds, mesh=static.mesh, in_specs=where, out_specs=where, check_vma=False)(keys)
 
     kinds = jax.vmap(lambda key: jax.random.split(key, len(network.counts)))(keys)
-    params = tuple(
-        drawn(branch, jax.vmap(partial(jax.random.split, num=n))(kinds[:, k]))
-        for k, (branch, n) in enumerate(zip(network.branches, network.counts, strict=True))
-    )
-    return params[0] if isinstance(network.branch, Network) else params
+    pairs = enumerate(zip(network.branches, network.counts, strict=True))
+    return network.join([drawn(f, jax.vmap(partial(jax.random.split, num=n))(kinds[:, k])) for k, (f, n) in pairs])
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
