@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from landscape import losses
-from landscape.arrays import trees
+from landscape.arrays import hardware, trees
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.files.progress import Bar, showing
@@ -37,8 +37,6 @@ STEPS_A_CALL = 250_000
 SECONDS_A_LOOK, SECONDS_A_SAVE = 0.25, 10.0
 HIDDEN_SHARE = 0.2
 """Share of the L2 cache filled by the hidden values of a block; their gradient and the weights take as much again."""
-NO_CACHE = 2**20
-"""Bytes assumed where the system does not tell the size of the cache."""
 
 
 @dataclass(frozen=True)
@@ -319,9 +317,8 @@ def _initial(seeds: jax.Array, width: int, inputs: int, kind: str) -> tuple[jax.
 
 def _fitting(width: int, protocol: Protocol) -> int:
     """Networks whose hidden values take their share of the L2 cache."""
-    cache = os.sysconf("SC_LEVEL2_CACHE_SIZE") if "SC_LEVEL2_CACHE_SIZE" in os.sysconf_names else 0
     value = 8 if protocol.float64 else 4
-    return max(1, int(HIDDEN_SHARE * (cache if cache > 0 else NO_CACHE) / (width * protocol.batch_size * value)))
+    return max(1, int(HIDDEN_SHARE * hardware.cache_bytes() / (width * protocol.batch_size * value)))
 
 
 def _check(data: Dataset, members: Sequence[Member], protocol: Protocol) -> None:
