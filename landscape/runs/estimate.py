@@ -135,7 +135,7 @@ def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int 
         ValueError: Training or a surface does not fit the memory.
     """
     plan = planned(problem, points, memory)
-    trained = sgd.plan(problem, optimizer, seeds, memory)
+    trained = sgd.seed_layout(problem, optimizer, seeds, memory)
     if jax.devices()[0].platform != "cpu":
         return max(trained.nbytes, plan.nbytes)
     one = trees.nbytes(problem.shapes)
