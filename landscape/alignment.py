@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from landscape.arrays.chunked import chunked_sum
 from landscape.compiler.flatten import jaxpr_hash
-from landscape.networks import MultiBranch, Network, one_example
+from landscape.networks import MultiBranch, one_example
 from landscape.problem import BRANCHES_AT_A_TIME, EXAMPLES_AT_A_TIME, Problem
 
 Params = Any
@@ -71,7 +71,7 @@ def align(problem: Problem, reference: Params, params: Params, *, by: By = "auto
         _check(name, wanted, given)
     pairs = zip(problem.network.groups(reference), _outputs(problem, params, "params"), strict=True)
     aligned = [_align_group(r, outputs, examples, by) for (_, r), outputs in pairs]
-    return aligned[0] if isinstance(problem.network.branch, Network) else tuple(aligned)
+    return problem.network.join(aligned)
 
 
 def balance(problem: Problem, params: Params) -> Params:
@@ -92,7 +92,7 @@ def balance(problem: Problem, params: Params) -> Params:
             if words := before.change(w, roles):
                 raise Changed(f"{words}\n  Leave the network as it is; align permutes its branches without rescaling.")
         balanced.append(w)
-    return balanced[0] if isinstance(problem.network.branch, Network) else tuple(balanced)
+    return problem.network.join(balanced)
 
 
 def _align_group(reference: Params, before: "_Outputs", examples: int, by: By) -> Params:

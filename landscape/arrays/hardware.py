@@ -79,11 +79,11 @@ def shares(counts: Sequence[int], devices: int) -> list[int]:
     return [d for d in range(1, devices + 1) if devices % d == 0 and math.gcd(*counts) % d == 0]
 
 
-def at_home(tree: Tree, share: int) -> Tree:
-    """One solution [I, ...] with its branches split over this process's devices, as many as divide `share`."""
+def at_home(tree: Tree, shards: int) -> Tree:
+    """One solution [I, ...] with its branches split over this process's devices, as many as divide `shards`."""
     devices = jax.local_devices()
-    share = math.gcd(share, len(devices))
-    return jax.device_put(tree, NamedSharding(mesh(devices[:share], branches=share), P("branches")))
+    shards = math.gcd(shards, len(devices))
+    return jax.device_put(tree, NamedSharding(mesh(devices[:shards], branches=shards), P("branches")))
 
 
 def home_of(tree: Tree) -> Mesh | None:

@@ -29,7 +29,7 @@ MOVERS = frozenset("reshape squeeze transpose neg broadcast_in_dim reduce_sum ad
 """Linear, and able to run after the sum over branches as well as before it."""
 
 CONSTANT, AFFINE, NONLINEAR = 0, 1, 2
-"""Stages: independent of the plane; a triple (o, u, v); known only at a grid point."""
+"""Degree of a value in the coordinates (a, b): 0 means the same on the whole plane, 1 means o + a u + b v."""
 
 
 STILL = frozenset("reshape squeeze transpose broadcast_in_dim slice convert_element_type copy".split())
@@ -42,7 +42,7 @@ class Fact(NamedTuple):
     """What is known of a value before anything is computed."""
 
     axes: Axes = Axes()
-    stage: int = CONSTANT
+    degree: int = CONSTANT
 
 
 class Residual(NamedTuple):
@@ -60,7 +60,7 @@ class Step(NamedTuple):
         invars: Its operands: variables, literals, and in the nonlinear part residuals.
         outvars: Its outputs.
         axes: The axes of its operands.
-        stage: The stage of its outputs.
+        degree: The degree of its outputs in the coordinates of the plane.
         product: The plan of a product in which at most one factor has the example axis.
         summed: Whether its outputs are held summed over branches.
         sums: Operands that are summed over branches before it runs.
@@ -71,7 +71,7 @@ class Step(NamedTuple):
     invars: tuple[Any, ...]
     outvars: tuple[Any, ...]
     axes: tuple[Axes, ...]
-    stage: int
+    degree: int
     product: Product | None
     summed: bool
     sums: tuple[bool, ...]
@@ -167,14 +167,14 @@ def analyse(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1)
     steps.append(Step(None, (output,), (OUTPUTS,), axes, NONLINEAR, None, whole, (not whole,)))
     nonlinear, residuals = [], []
     for i, step in enumerate(steps):
-        if step.stage == NONLINEAR:
+        if step.degree == NONLINEAR:
             known = [Residual(i, j) if _known(step, j, facts) else v for j, v in enumerate(step.invars)]
             residuals += [v for v in known if isinstance(v, Residual)]
             nonlinear.append(step._replace(invars=tuple(known)))
     return StagedBranch(
         closed,
         tuple(steps),
-        tuple(step for step in steps if step.stage != NONLINEAR),
+        tuple(step for step in steps if step.degree != NONLINEAR),
         tuple(nonlinear),
         tuple(residuals),
         _weights(jaxpr, params, steps, facts),
@@ -201,11 +201,11 @@ def _summed(jaxpr: jcore.Jaxpr) -> frozenset[Any]:
 
 
 def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any], inputs: int) -> dict[Any, Fact]:
-    """The axes and the stage of every variable."""
+    """The axes and the degree of every variable."""
 
     def rule(e: Equation, operands: list[Fact]) -> list[Fact]:
-        axes, stage = batch_rules.union([f.axes for f in operands]), _stage(e, [f.stage for f in operands])
-        return [Fact(axes._replace(branch=axes.branch and v not in summed), stage) for v in e.outvars]
+        axes, degree = batch_rules.union([f.axes for f in operands]), _degree(e, [f.degree for f in operands])
+        return [Fact(axes._replace(branch=axes.branch and v not in summed), degree) for v in e.outvars]
 
     facts: dict[Any, Fact] = {v: Fact() for v in jaxpr.constvars}
     facts |= {v: Fact(Axes(branch=True), AFFINE) for v in jaxpr.invars[:-inputs]}
@@ -217,15 +217,15 @@ def _literal(_: jcore.Literal) -> Fact:
     return Fact()
 
 
-def _stage(e: Equation, stages: list[int]) -> int:
-    """The stage of an equation's outputs, from those of its operands."""
-    name, top = e.primitive.name, max(stages, default=CONSTANT)
+def _degree(e: Equation, degrees: list[int]) -> int:
+    """The degree of an equation's outputs, from those of its operands."""
+    name, top = e.primitive.name, max(degrees, default=CONSTANT)
     if top != AFFINE:
         return top
     floating = all(jnp.issubdtype(_aval(v).dtype, jnp.floating) for v in e.outvars)
-    first_only = all(s == CONSTANT for s in stages[1:])
-    joint = name in JOINTLY_LINEAR and not (name == "select_n" and stages[0] != CONSTANT)
-    linear = (name in LINEAR and first_only) or (name in BILINEAR and stages.count(AFFINE) == 1) or joint
+    first_only = all(s == CONSTANT for s in degrees[1:])
+    joint = name in JOINTLY_LINEAR and not (name == "select_n" and degrees[0] != CONSTANT)
+    linear = (name in LINEAR and first_only) or (name in BILINEAR and degrees.count(AFFINE) == 1) or joint
     return AFFINE if linear and floating else NONLINEAR
 
 
@@ -239,13 +239,13 @@ def _step(e: Equation, facts: dict[Any, Fact], summed: frozenset[Any], inference
     # A literal summand of the outputs counts once for each branch, like any other.
     sums = tuple(whole and name in MOVERS and not (is_variable(v) and v in summed) for v in e.invars)
     clips = inference and name == "max" and not all(map(is_variable, e.invars))
-    return Step(e, tuple(e.invars), tuple(e.outvars), axes, facts[e.outvars[0]].stage, plan, whole, sums, clips)
+    return Step(e, tuple(e.invars), tuple(e.outvars), axes, facts[e.outvars[0]].degree, plan, whole, sums, clips)
 
 
 def _known(step: Step, j: int, facts: dict[Any, Fact]) -> bool:
     """Whether an operand of a nonlinear step is prepared before the grid point."""
     atom = step.invars[j]
-    return facts[atom].stage != NONLINEAR if is_variable(atom) else step.sums[j]
+    return facts[atom].degree != NONLINEAR if is_variable(atom) else step.sums[j]
 
 
 def _weights(
@@ -255,7 +255,7 @@ def _weights(
     uses = Counter(v for e in jaxpr.eqns for v in e.invars if is_variable(v))
     found = {}
     for step in steps:
-        if step.product and not step.product.folds and step.stage != NONLINEAR:
+        if step.product and not step.product.folds and step.degree != NONLINEAR:
             weight, other = step.invars[:: -1 if step.product.swap else 1]
             if is_variable(weight) and uses[weight] == 1 and read(facts, other, _literal).axes.example:
                 found[weight] = step.product
@@ -264,8 +264,8 @@ def _weights(
 
 def _cost(params: Sequence[Any], steps: Sequence[Step], residuals: Sequence[Residual]) -> Cost:
     """Operations and values of one branch on one example."""
-    early, late = ([s for s in steps if (s.stage == NONLINEAR) == kind] for kind in (False, True))
-    once, thrice = (sum(map(_operations, (s for s in early if (s.stage == AFFINE) == kind))) for kind in (False, True))
+    early, late = ([s for s in steps if (s.degree == NONLINEAR) == kind] for kind in (False, True))
+    once, thrice = (sum(map(_operations, (s for s in early if (s.degree == AFFINE) == kind))) for kind in (False, True))
     point = sum(map(_operations, late))
     operands = [(steps[i].invars[j], steps[i].axes[j]) for i, j in residuals]
     kept = {v: axes for v, axes in operands if is_variable(v)}

@@ -17,7 +17,7 @@ from landscape.duality.branches import Ball, Box, Product, Regulariser, chain, u
 from landscape.duality.certified.branch_frontier import frontier
 from landscape.duality.certified.divergence import Divergence, divergence
 from landscape.duality.certified.frontiers import EPSILON, Frontier, Interval, lower_hull, real_number
-from landscape.duality.certified.min_plus import share
+from landscape.duality.certified.min_plus import allocate
 from landscape.duality.risks import Quadrature, circle, sphere
 
 __all__ = [
@@ -263,7 +263,7 @@ def _excess(
     for v, f in zip(between, floors, strict=True):
         c = v + slope * np.arange(len(v)) - f
         shifted.append((1 - fraction) * c[:-1] + fraction * c[1:])
-    found = share(plain, shifted, counts, total, fraction)
+    found = allocate(plain, shifted, counts, total, fraction)
     return found.cost / sum(counts), found.shares
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from landscape import planes
 from landscape.arrays import trees
-from landscape.explore.inputs import Given
+from landscape.explore.inputs import Target
 from landscape.planes import Plane, spectrum
 from landscape.planes.grids import Grid, grid_around
 
@@ -20,7 +20,7 @@ MOST = 1e6
 
 
 def plane_of(
-    config: Any, to: Given, solutions: Sequence[Params], paths: Mapping[str, Sequence[Params]], key: jax.Array
+    config: Any, target: Target, solutions: Sequence[Params], paths: Mapping[str, Sequence[Params]], key: jax.Array
 ) -> Plane:
     """The plane that --plane names."""
     if config.plane == "solutions":
@@ -28,12 +28,14 @@ def plane_of(
     if config.plane == "oblique":
         return planes.oblique_through_solutions(*solutions[:3])
     if config.plane == "random":
-        network, axis = (to.problem, None) if to.problem else (None, False)  # a function has no branches to tell apart
-        return planes.random_filter_normalized(key, solutions[0], config.normalize, network=network, branch_axis=axis)
+        axis = None if target.problem else False  # a function has no branches to tell apart
+        return planes.random_filter_normalized(
+            key, solutions[0], config.normalize, network=target.problem, branch_axis=axis
+        )
     if config.plane == "pca":
         return planes.trajectory_pca(next(iter(paths.values())) if paths else solutions)
     build = planes.top_hessian if config.plane == "hessian" else planes.gradient_curvature
-    return build(to.risk, solutions[0], key)
+    return build(target.risk, solutions[0], key)
 
 
 def to_arrays(plane: Plane, grid: Grid, extent: str) -> dict[str, Any]:

@@ -137,8 +137,12 @@ class MultiBranch:
 
     def groups(self, params: Params) -> tuple[tuple[Network, Params], ...]:
         """The kinds of branches, each with its parameters [I_k, ...]."""
-        several = not isinstance(self.branch, Network)
-        return tuple(zip(self.branches, params if several else (params,), strict=True))
+        parts = (params,) if isinstance(self.branch, Network) else params
+        return tuple(zip(self.branches, parts, strict=True))
+
+    def join(self, parts: Sequence[Params]) -> Params:
+        """Parameters of all kinds of branches as the network takes them: one tree, or a tuple of them."""
+        return parts[0] if isinstance(self.branch, Network) else tuple(parts)
 
     @partial(jax.jit, static_argnums=0)
     def init(self, key: jax.Array) -> Params:
@@ -146,8 +150,7 @@ class MultiBranch:
         # One after the other: random numbers for all branches at once take twice as long to compile.
         keys = jax.random.split(key, len(self.counts))
         kinds = zip(self.branches, self.counts, keys, strict=True)
-        params = tuple(lax.map(branch.init, jax.random.split(k, n)) for branch, n, k in kinds)
-        return params[0] if isinstance(self.branch, Network) else params
+        return self.join([lax.map(branch.init, jax.random.split(k, n)) for branch, n, k in kinds])
 
     def apply(self, params: Params, x: Any) -> jax.Array:
         """Outputs [N, C] for examples x [N, ...]; of a network of another shape [N, ...]."""

@@ -16,12 +16,11 @@ from landscape import alignment, evaluation
 from landscape.convexity import Report, edge_barriers, numbers, report
 from landscape.planes import Plane, through_solutions
 from landscape.planes.grids import Grid, grid_around
+from landscape.plots import summary
 from landscape.problem import Problem
 from landscape.surfaces import Provenance, Surface
 
 Params = Any
-
-RESAMPLES = 9_999
 
 
 class Measured(NamedTuple):
@@ -147,17 +146,8 @@ def trend(branches: Sequence[int], values: Any, *, level: float = 0.95) -> Trend
     if pairs.shape[1] < 3 or len(np.unique(pairs[0])) < 2:
         raise ValueError("A trend needs at least three finite values, at two numbers of branches or more.")
     rng = np.random.default_rng(0)
-    mean, low, high = np.array([_interval(row, level, rng) for row in rows]).T
+    mean, low, high = np.array([summary.interval(row, level=level, rng=rng) for row in rows]).T
     return Trend(size, table, mean, low, high, *_spearman(pairs[0], pairs[1], rng))
-
-
-def _interval(row: np.ndarray, level: float, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Mean and percentile bootstrap interval."""
-    if len(row) < 2:
-        return (float(row[0]) if len(row) else np.nan), np.nan, np.nan
-    means = rng.choice(row, (RESAMPLES, len(row))).mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(row.mean()), float(low), float(high)
 
 
 def _spearman(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -169,5 +159,5 @@ def _spearman(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[f
     if scale == 0:
         return 0.0, 1.0
     found = a @ b / scale
-    drawn = rng.permuted(np.tile(b, (RESAMPLES, 1)), axis=1) @ a / scale
-    return float(found), float((1 + np.sum(np.abs(drawn) >= abs(found) - 1e-12)) / (1 + RESAMPLES))
+    drawn = rng.permuted(np.tile(b, (summary.RESAMPLES, 1)), axis=1) @ a / scale
+    return float(found), float((1 + np.sum(np.abs(drawn) >= abs(found) - 1e-12)) / (1 + summary.RESAMPLES))

@@ -76,8 +76,15 @@ def kind(known: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def interval(samples: Sequence[float], *, level: float = 0.95) -> tuple[float, float, float]:
+def interval(
+    samples: Sequence[float], *, level: float = 0.95, rng: np.random.Generator | None = None
+) -> tuple[float, float, float]:
     """Mean and bootstrap percentile interval of the finite samples; the interval of one sample is nan.
+
+    Args:
+        samples: Independent values of one quantity.
+        level: Probability that the interval holds the mean.
+        rng: Draws the resamples; seeded with 0 when None.
 
     >>> interval([1.0, 1.0, 1.0])
     (1.0, 1.0, 1.0)
@@ -87,7 +94,7 @@ def interval(samples: Sequence[float], *, level: float = 0.95) -> tuple[float, f
         return np.nan, np.nan, np.nan
     if finite.size == 1:
         return float(finite[0]), np.nan, np.nan
-    draws = np.random.default_rng(0).choice(finite, (RESAMPLES, finite.size)).mean(1)
+    draws = (rng or np.random.default_rng(0)).choice(finite, (RESAMPLES, finite.size)).mean(1)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(finite.mean()), float(low), float(high)
 

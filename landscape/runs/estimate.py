@@ -16,7 +16,7 @@ from landscape.training import sgd
 
 RATES = {"cpu": (2e10, 4e10), "gpu": (4e12, 1e13), "tpu": (4e12, 1e13)}
 """Operations a second, training and surfaces, of one device: for the announced time only."""
-PRODUCT, BENT = 6, 9
+HVP, CURVATURE = 6, 9
 """A product with the Hessian, and slope and Hessian in a plane, in evaluations of the risk."""
 PROCESS = 6 * 10**8
 """Bytes of a process with its libraries, compiled programs and buffers (measured)."""
@@ -34,7 +34,7 @@ class Amount(NamedTuple):
         surfaces: Surfaces on the training data, or as many examples.
         evaluations: Further single evaluations of the risk.
         hvp_calls: Products of the Hessian with a vector.
-        bent: Points at which slope and curvature in the plane are computed.
+        curvature_points: Points at which slope and curvature in the plane are computed.
         trained: Examples passed through training, all seeds and steps together.
     """
 
@@ -42,13 +42,14 @@ class Amount(NamedTuple):
     surfaces: float = 1.0
     evaluations: int = 0
     hvp_calls: int = 0
-    bent: int = 0
+    curvature_points: int = 0
     trained: int = 0
 
     @property
     def everything(self) -> float:
         """All in evaluations of the risk, training apart."""
-        return self.points**2 * self.surfaces + self.evaluations + PRODUCT * self.hvp_calls + BENT * self.bent
+        derivatives = HVP * self.hvp_calls + CURVATURE * self.curvature_points
+        return self.points**2 * self.surfaces + self.evaluations + derivatives
 
 
 class Forecast(NamedTuple):
@@ -88,11 +89,11 @@ def work(problem: Problem, amount: Amount, memory: int | None = None) -> Work:
     """
     one, examples = forward(problem), len(problem.data)
     training = 3 * one * amount.trained
-    slow = one * examples * (PRODUCT * amount.hvp_calls + BENT * amount.bent)
+    slow = one * examples * (HVP * amount.hvp_calls + CURVATURE * amount.curvature_points)
     fast = planned(problem, amount.points, memory).operations * amount.surfaces + one * examples * amount.evaluations
     rates, devices = RATES.get(jax.devices()[0].platform, RATES["cpu"]), jax.local_device_count()
     seconds = training / rates[0] / min(devices, 3) + slow / rates[0] + fast / rates[1] / devices
-    kinds = sum(map(bool, (amount.trained, amount.hvp_calls, amount.bent, amount.surfaces)))
+    kinds = sum(map(bool, (amount.trained, amount.hvp_calls, amount.curvature_points, amount.surfaces)))
     return Work(training + slow + fast, seconds + COMPILING * kinds)
 
 
@@ -134,7 +135,7 @@ def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int 
         ValueError: Training or a surface does not fit the memory.
     """
     plan = planned(problem, points, memory)
-    trained = sgd.plan(problem, optimizer, seeds, memory)
+    trained = sgd.seed_layout(problem, optimizer, seeds, memory)
     if jax.devices()[0].platform != "cpu":
         return max(trained.nbytes, plan.nbytes)
     one = trees.nbytes(problem.shapes)

@@ -91,9 +91,9 @@ def train(
     problem = problem.on_support
     _check(problem, keys, steps, batch_size, record)
     record, count = record or max(1, steps // 20), len(keys)
-    shared = sgd.plan(problem, optimizer, count, memory, branch_devices)
-    static = Static(problem.network, problem.loss, optimizer, batch_size, shared.mesh)
-    seeds = _Seeds(static, keys, _checked(start, count), problem.data, shared.seeds)
+    layout = sgd.seed_layout(problem, optimizer, count, memory, branch_devices)
+    static = Static(problem.network, problem.loss, optimizer, batch_size, layout.mesh)
+    seeds = _Seeds(static, keys, _checked(start, count), problem.data, layout.seeds)
     refuse_mixing(problem.network, jax.tree.map(lambda w: w[0, :1], seeds.states[0].params), problem.data.x)
     saved = _Saved(directory, problem, keys, (steps, batch_size, record), trajectory, seeds, start)
     done = saved.load(seeds)
@@ -117,7 +117,7 @@ def train(
             saved.save(seeds, done)
             _ask(check_stop, saved, seeds, done)
     settled = _settled(saved.history, tolerance, patience)
-    return saved.solutions(seeds, done, record, settled, shared.share)
+    return saved.solutions(seeds, done, record, settled, layout.shards)
 
 
 def _ask(check_stop: Callable[[], None], saved: "_Saved", seeds: "_Seeds", done: int) -> None:
@@ -287,15 +287,15 @@ class _Saved:
     def _path(self) -> Params | None:
         return jax.tree.map(lambda *x: np.stack(x), *self.path) if self.path else None
 
-    def solutions(self, seeds: _Seeds, done: int, record: int, settled: np.ndarray, share: int) -> Solutions:
+    def solutions(self, seeds: _Seeds, done: int, record: int, settled: np.ndarray, branch_shards: int) -> Solutions:
         """The record returned to the caller; the file is removed by whoever has kept the solutions."""
         history = np.array(self.history).T
         steps = np.minimum(np.arange(history.shape[1]) * record, done)
         path = jax.tree.map(lambda x: np.moveaxis(x, 0, 1), self._path())
         params = seeds.whole(lambda state: state.params)
-        if share == 1 and len(seeds.parts) == 1:
+        if branch_shards == 1 and len(seeds.parts) == 1:
             params = jax.device_put(params, jax.local_devices()[0])
-        return Solutions(params, history[:, -1], history, steps, settled, path, share)
+        return Solutions(params, history[:, -1], history, steps, settled, path, branch_shards)
 
 
 def _check(problem: Problem, keys: jax.Array, steps: int, batch_size: int, record: int | None) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 from landscape.arrays import trees
 from landscape.duality.branches import Branch, Domain, as_function, checked_domain
 from landscape.duality.certified.branch_and_bound import batched
-from landscape.duality.certified.envelopes import halved
 from landscape.duality.certified.frontiers import Interval
 from landscape.duality.certified.interval_rules import Bounds
 from landscape.duality.certified.intervals import Enclosure, bounds, halves
+from landscape.duality.certified.refinement import Round, halving, refine
 from landscape.duality.risks import Sample, sample
 from landscape.networks import Network
 
@@ -74,22 +74,17 @@ def margins(branch: Branch | Network, domain: Domain | tuple[Any, Any], data: An
         f = as_function(branch, size, jnp.asarray(examples.x[0]))
         points, cells = _kernels(f, examples)
         best = np.full(len(examples.y), -np.inf)
-        highest = best.copy()
-        lo, hi = checked.lo[None], checked.hi[None]
-        examined = 0
-        while len(lo):
-            examined += len(lo)
-            centres = checked.project((lo + hi) / 2)
-            corners = checked.project(np.where(np.arange(2)[:, None, None] == 0, lo, hi).reshape(-1, size))
-            best = np.maximum(best, _finite(points, np.concatenate([centres, corners])).max(0))
+
+        def examine(lo: np.ndarray, hi: np.ndarray) -> Round:
+            feasible = checked.project(np.concatenate([(lo + hi) / 2, lo, hi]))
+            np.maximum(best, _finite(points, feasible).max(0), out=best)
             high, slopes = cells(lo, hi)
-            open_cells = ~(high <= best + tol).all(1) & checked.meets(lo, hi)
-            still = np.flatnonzero(open_cells)
-            if examined + 2 * len(still) > CELLS:
-                highest = np.maximum(highest, high[still].max(0))
-                break
-            lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], slopes), checked)
-        return Margins(best - 1e-12 * (1 + np.abs(best)), np.maximum(highest, best + tol))
+            still = np.flatnonzero(~(high <= best + tol).all(1) & checked.meets(lo, hi))
+            return halving(lo, hi, still, slopes, checked, high[still])
+
+        left = refine(checked.lo, checked.hi, CELLS, examine)
+        highest = best + tol if left is None else np.maximum(left.max(0), best + tol)
+        return Margins(best - 1e-12 * (1 + np.abs(best)), highest)
 
 
 def _finite(points: Any, w: np.ndarray) -> np.ndarray:

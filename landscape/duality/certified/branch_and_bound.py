@@ -16,6 +16,7 @@ from jax import lax
 
 from landscape.duality.branches import NORMS, Ball, Branch, Domain, Regulariser, as_function
 from landscape.duality.certified.intervals import Enclosure, enclose, halves, reach
+from landscape.duality.certified.refinement import Corners, Round, chosen, halved_across, refine, relative, slivers
 from landscape.duality.risks import enclosed_loss, margin_loss, quadrature_error, sample
 from landscape.networks import Network
 
@@ -222,25 +223,25 @@ class Search:
 
         A pair is put aside only where its bound is known to be high enough.
         """
-        lowest = np.full(len(self.slopes), np.inf)
-        lo, hi = self.kernels.domain.lo[None], self.kernels.domain.hi[None]
-        examined, outer = 0, None
-        while len(lo):
+        lowest, outer = np.full(len(self.slopes), np.inf), None
+
+        def examine(lo: np.ndarray, hi: np.ndarray) -> Round:
+            nonlocal outer
             cells = self.kernels.bounds(lo, hi)
             if outer is not None:
                 _check_continuous(cells, outer)
-            examined += len(lo)
             cell, shell, low = self._pairs(cells)
             still = np.unique(cell[~(low >= self.targets[shell] - tol)])
             self._improve((lo[still] + hi[still]) / 2, cells.g.centre_hi[still])
             open_pairs = ~(low >= self.targets[shell] - tol)
-            still = np.unique(cell[open_pairs])
-            narrow = np.max((hi - lo) / np.maximum(self.kernels.domain.hi - self.kernels.domain.lo, 1e-300), 1)
-            if examined + 2 * len(still) > max_cells or (len(still) and narrow[still].min() < SMALLEST):
-                np.minimum.at(lowest, shell[open_pairs], low[open_pairs])
-                break
-            outer = Cells(*jax.tree.map(lambda v, i=still: v[i], tuple(cells)))
-            lo, hi = self._split(outer)
+            outer = whole = chosen(cells, np.unique(cell[open_pairs]))
+            longest = relative(whole.hi - whole.lo, self.kernels.domain).max(1)
+            stop = longest.min(initial=np.inf) < SMALLEST
+            return Round(2 * len(longest), lambda: self._cut(whole), (shell[open_pairs], low[open_pairs]), stop)
+
+        left = refine(self.kernels.domain.lo, self.kernels.domain.hi, max_cells, examine)
+        if left is not None:
+            np.minimum.at(lowest, *left)
         return np.minimum(self.targets - tol, lowest)
 
     def _pairs(self, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -294,22 +295,12 @@ class Search:
         for shell in (np.minimum(budget, top), np.maximum(budget - 1, 0)):
             np.minimum.at(self.targets, shell, values + self.slopes[shell] * self.grid[budget])
 
-    def _split(self, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+    def _cut(self, cells: Cells) -> Corners:
         """Halve each cell across the side that matters most to its bounds, never letting it become a sliver."""
-        if len(cells.lo) == 0:
-            return cells.lo, cells.hi
         half = (cells.hi - cells.lo) / 2
-        shape = half / np.maximum(self.kernels.domain.hi - self.kernels.domain.lo, 1e-300)
+        shape = relative(half, self.kernels.domain)
         lam = max(self.slopes.max(initial=0.0), 1e-300)  # not 0: slopes of h may be infinite
-        steep = sum(
-            np.maximum(np.abs(e[4]), np.abs(e[5])) * s for e, s in ((cells.g, 1.0), (cells.h, max(lam, 1e-300)))
-        )
+        steep = sum(np.maximum(np.abs(e.slope_lo), np.abs(e.slope_hi)) * s for e, s in ((cells.g, 1.0), (cells.h, lam)))
         known = np.isfinite(steep)
         score = np.where(known, half * np.where(known, steep, 0.0), shape) + 1e-9 * shape
-        score = np.where(shape * 16 < shape.max(1, keepdims=True), -1.0, score)
-        side = np.argmax(score, 1)
-        rows = np.arange(len(side))
-        middle = (cells.lo + cells.hi)[rows, side] / 2
-        left, right = cells.hi.copy(), cells.lo.copy()
-        left[rows, side] = right[rows, side] = middle
-        return np.concatenate([cells.lo, right]), np.concatenate([left, cells.hi])
+        return halved_across(cells.lo, cells.hi, np.where(slivers(shape, 16), -1.0, score))
