@@ -28,8 +28,10 @@ def plane_of(
     if config.plane == "oblique":
         return planes.oblique_through_solutions(*solutions[:3])
     if config.plane == "random":
-        network, axis = (to.problem, None) if to.problem else (None, False)  # a function has no branches to tell apart
-        return planes.random_filter_normalized(key, solutions[0], config.normalize, network=network, branch_axis=axis)
+        axis = None if to.problem else False  # a function has no branches to tell apart
+        return planes.random_filter_normalized(
+            key, solutions[0], config.normalize, network=to.risk, branch_axis=axis, vectors=config.vectors
+        )
     if config.plane == "pca":
         return planes.trajectory_pca(next(iter(paths.values())) if paths else solutions)
     build = planes.top_hessian if config.plane == "hessian" else planes.gradient_curvature
