@@ -144,6 +144,9 @@ def test_every_kind_of_example_and_output(name: str) -> None:
         return float(cross_entropy(np.mean(branches, 0), np.asarray(y)).mean())
 
     np.testing.assert_allclose(surface.risk, oracles.surface(plane.affine, surface.grid, risk), rtol=2e-5, atol=1e-6)
+    other = ls.evaluate(problem, plane, surface.grid, route="direct", progress=False)
+    np.testing.assert_allclose(other.risk, surface.risk, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(other.anchor_risk, surface.anchor_risk, rtol=1e-5, atol=1e-6)
     at_solutions = [float(problem.risk(w)) for w in solutions]
     np.testing.assert_allclose(surface.anchor_risk, at_solutions, rtol=1e-5)
     line = profile(problem, *solutions[:2], points=3)
