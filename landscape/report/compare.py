@@ -129,11 +129,11 @@ def _alike(a: Record, b: Record) -> bool:
 
 
 def _content(paths: Mapping[str, Path], records: Mapping[str, Any], found: Sequence[Difference]) -> dict[str, Any]:
-    """What measures.json holds: the runs, their measures, and the differences; null where a number is not finite."""
+    """What measures.json holds: the runs, their measures, and the differences."""
     return {
         "runs": {name: str(path) for name, path in paths.items()},
-        "measures": atomic.plain([{"run": name, **r} for name, group in records.items() for r in group]),
-        "differences": atomic.plain([d._asdict() for d in found]),
+        "measures": [{"run": name, **r} for name, group in records.items() for r in group],
+        "differences": [d._asdict() for d in found],
     }
 
 

@@ -1,6 +1,7 @@
 """Assumption 1, τ > y f(w; x) for all w ∈ W_1 × … × W_I: the smallest admissible τ, certified."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape.arrays import trees
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import Branch, Domain, as_function, checked_domain
-from landscape.duality.certified.branch_and_bound import batched
 from landscape.duality.certified.frontiers import Interval
 from landscape.duality.certified.interval_rules import Bounds
 from landscape.duality.certified.intervals import Enclosure, bounds, halves
@@ -126,4 +127,4 @@ def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
     """`enclosed_margins` compiled, for points [C, p] and cells [C, p] each."""
     chunk = int(np.clip(2**20 // (8 * len(data.y)), 8, 4096))
     points, cells = (jax.jit(jax.vmap(kernel)) for kernel in enclosed_margins(f, data))
-    return (lambda w: batched(points, chunk, w)), (lambda lo, hi: batched(cells, chunk, lo, hi))
+    return partial(chunked_map, points, chunk, pad=True), partial(chunked_map, cells, chunk, pad=True)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import NORMS, Ball, Branch, Domain, Regulariser, as_function
 from landscape.duality.certified.intervals import Enclosure, enclose, halves, reach
 from landscape.duality.certified.refinement import Corners, Round, chosen, halved_across, refine, relative, slivers
@@ -77,10 +78,10 @@ def make_kernels(
         domain,
         h.convex,
         _largest_on_ball(h.value, domain) if isinstance(domain, Ball) else None,
-        _checked(partial(batched, points, chunk)),
-        partial(batched, jax.jit(jax.vmap(h.value)), 4096),
-        lambda lo, hi: Cells(lo, hi, *batched(cells, chunk, lo, hi)),
-        partial(batched, jax.jit(jax.vmap(partial(rescale, h.value))), 4096),
+        _checked(partial(chunked_map, points, chunk, pad=True)),
+        partial(chunked_map, jax.jit(jax.vmap(h.value)), 4096, pad=True),
+        lambda lo, hi: Cells(lo, hi, *chunked_map(cells, chunk, lo, hi, pad=True)),
+        partial(chunked_map, jax.jit(jax.vmap(partial(rescale, h.value))), 4096, pad=True),
     )
 
 
@@ -118,19 +119,6 @@ def rescale(h: Callable[[jax.Array], jax.Array], start: jax.Array, w: jax.Array,
 
     t, _ = lax.fori_loop(0, 60, halve, (jnp.zeros(()), jnp.full((), 4.0)))
     return start + t * (w - start)
-
-
-def batched(f: Callable[..., Any], chunk: int, *arrays: np.ndarray) -> Any:
-    """f over rows, `chunk` at a time, the last chunk padded: one compilation."""
-    total = len(arrays[0])
-    parts = []
-    for start in range(0, total, chunk):
-        rows = [a[start : start + chunk] for a in arrays]
-        short = chunk - len(rows[0])
-        padded = [np.concatenate([r, np.repeat(r[-1:], short, 0)]) if short else r for r in rows]
-        found = f(*map(jnp.asarray, padded))
-        parts.append(jax.tree.map(lambda v, kept=chunk - short: np.asarray(v)[:kept], found))
-    return jax.tree.map(lambda *vs: np.concatenate(vs), *parts)
 
 
 def _checked(f: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:

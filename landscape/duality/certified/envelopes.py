@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import ConvexHull
 
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import Domain
 from landscape.duality.certified.frontiers import lower_hull
 from landscape.duality.certified.intervals import Enclosure, halves, reach
@@ -42,12 +43,11 @@ class Planes(NamedTuple):
         return self._by_chunks(w)[1]
 
     def _by_chunks(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, which = np.empty(len(w)), np.empty(len(w), int)
-        for start in range(0, len(w), 4096):
-            heights = w[start : start + 4096] @ self.slopes.T + self.offsets
-            which[start : start + 4096] = heights.argmax(1)
-            values[start : start + 4096] = heights.max(1)
-        return values, which
+        def highest(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            heights = w @ self.slopes.T + self.offsets
+            return heights.max(1), heights.argmax(1)
+
+        return chunked_map(highest, 4096, w)
 
 
 class ConvexEnvelope(NamedTuple):

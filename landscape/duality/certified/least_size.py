@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import NORMS, Ball, Box, Domain, Regulariser, lattice
-from landscape.duality.certified.branch_and_bound import batched
 from landscape.duality.certified.cutting_planes import CLOSE, Convex, box_of_minimisers, minimum
 from landscape.duality.certified.frontiers import EPSILON
 from landscape.duality.certified.intervals import enclose
@@ -91,9 +91,9 @@ def searched(h: Convex, convex: bool) -> LeastSize:
 def _compiled(h: Regulariser, domain: Domain) -> Convex:
     """Values, gradients and enclosures of h, compiled."""
     return Convex(
-        _finite(partial(batched, jax.jit(jax.vmap(h.value)), 4096)),
-        partial(batched, jax.jit(jax.vmap(jax.grad(h.value))), 64),
-        partial(batched, jax.jit(jax.vmap(partial(enclose, h.value))), 512),
+        _finite(partial(chunked_map, jax.jit(jax.vmap(h.value)), 4096, pad=True)),
+        partial(chunked_map, jax.jit(jax.vmap(jax.grad(h.value))), 64, pad=True),
+        partial(chunked_map, jax.jit(jax.vmap(partial(enclose, h.value))), 512, pad=True),
         domain,
     )
 
