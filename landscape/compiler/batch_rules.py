@@ -115,7 +115,7 @@ class Product(NamedTuple):
 
 
 def product(equation: Equation, axes: Sequence[Axes], fold: bool = False) -> Product:
-    """Plan a `dot_general` of which at most one factor has the example axis.
+    """How to run a `dot_general` of which at most one factor has the example axis.
 
     Every axis gets a name: "I" branches, "n" examples, "b0" … the traced batch axes, "c0" … the contracted pairs,
     "left0" … and "right0" … what remains of either side.
@@ -127,22 +127,24 @@ def product(equation: Equation, axes: Sequence[Axes], fold: bool = False) -> Pro
     """
     pairs = zip(*equation.params["dimension_numbers"], strict=True)  # (contracted, batch) of either side
     sides = zip(("left", "right"), equation.invars, pairs, axes, strict=True)
-    named = [_names(side, v, of, batch, a) for side, v, (of, batch), a in sides]
+    left, right = (_names(side, v, of, batch, a) for side, v, (of, batch), a in sides)
     swap = axes[0].example and not axes[1].example
-    first, second = reversed(named) if swap else named
+    first, second = (right, left) if swap else (left, right)
+
     shared = [name for name in first if name in second]
     contracted = [name for name in shared if name[0] == "c" or (fold and name == "I")]
     batch = [name for name in shared if name not in contracted]
-    order = [*batch, *(name for name in first if name not in shared), *contracted]
-    numbers = (
-        (tuple(map(order.index, contracted)), tuple(map(second.index, contracted))),
-        (tuple(map(order.index, batch)), tuple(map(second.index, batch))),
+    kept_first, kept_second = ([name for name in side if name not in shared] for side in (first, second))
+    laid_out = [*batch, *kept_first, *contracted]
+    multiplied = [*batch, *kept_first, *kept_second]  # in this order `lax.dot_general` returns the axes
+    in_order = [name for name in dict.fromkeys(["I", *batch, *left, *right]) if name in multiplied]
+    restored = sorted(in_order, key="n".__eq__)  # the examples last
+
+    numbers = tuple(
+        (tuple(map(laid_out.index, names)), tuple(map(second.index, names))) for names in (contracted, batch)
     )
-    found = [*order[: len(order) - len(contracted)], *(name for name in second if name not in shared)]
-    free = [name for side in named for name in side if name in found and name not in ("I", "n") and name not in batch]
-    wanted = [*(["I"] * ("I" in found)), *(name for name in batch if name != "I"), *free, *(["n"] * ("n" in found))]
     options = {k: equation.params[k] for k in ("precision", "preferred_element_type")}
-    layout, restore = (tuple(map(names.index, to)) for names, to in ((first, order), (found, wanted)))
+    layout, restore = tuple(map(first.index, laid_out)), tuple(map(multiplied.index, restored))
     return Product(swap, layout, numbers, restore, fold, options)
 
 
