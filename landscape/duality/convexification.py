@@ -8,7 +8,6 @@ to D_conv, the same problem over the convex hull of one branch's image { (h(w), 
 Both are exact for a finite set of settings w; for all of W, D_conv is bounded from below by its own dual.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -144,24 +143,6 @@ def relaxation_on(
         reached = np.array([np.inf])
         least = tilted_minima(bounds, kernels.domain, np.zeros((1, len(kernels.domain.lo))), reached, tol, 400_000)
     return Interval(max(0.0, float(least[0]) - lam * K), above.hi)
-
-
-def enumerate_jointly(given: Settings, num_branches: int, K: float) -> float:
-    """P_I for I ≤ 2 by trying every choice: slow, exact, the oracle of the integer program.
-
-    Raises:
-        ValueError: More than two branches, or K infeasible.
-    """
-    if num_branches not in (1, 2):
-        raise ValueError(f"Joint enumeration is for one or two branches; got {num_branches}.")
-    best = np.inf
-    for choice in itertools.combinations_with_replacement(range(len(given.sizes)), num_branches):
-        if given.sizes[list(choice)].mean() <= K + 1e-12:
-            margins = given.y * given.outputs[list(choice)].mean(0) / given.tau
-            best = min(best, float(given.weight @ np.maximum(0.0, 1 - margins)))
-    if not np.isfinite(best):
-        raise ValueError(f"K = {K:.6g} is infeasible for these settings.")
-    return best
 
 
 def _relaxation(given: Settings, K: float) -> tuple[Interval, np.ndarray]:

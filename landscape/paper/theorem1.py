@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BRANCHES = (1, 2, 3, 4, 5, 7, 10, 14, 20, 30, 50, 70, 100, 140, 200, 300, 500, 700, 1000)
 
-CASES = {
+KINDS = {
     "relu_l1": "One ReLU unit a[w]₊, norm |a| + |w|",
     "chain3_decay": "Chain of three ReLU layers, weight decay",
     "mnist_l2": "One ReLU unit on two MNIST digits, norm |a| + ‖u‖",
@@ -77,18 +77,18 @@ class Config:
 def run(config: Config, run: "Run") -> None:
     """Measure every case, one file each until all are there; then the tables."""
     span = " … ".join(str(n) for n in sorted({min(config.branches), max(config.branches)}))
-    run.say("theorem1:", f"{len(CASES)} kinds of branches · I = {span} · K = {config.share:.4g} of the largest h")
+    run.say("theorem1:", f"{len(KINDS)} kinds of branches · I = {span} · K = {config.share:.4g} of the largest h")
     run.plan(f"{config.budgets:,} budgets · float64")
     from landscape.duality import examples
 
     settings = (dataclasses.asdict(config), run.options.seed)
     found, missing = {}, {}
-    for name in CASES:
+    for name in KINDS:
         try:
             found[name] = run.stage(name, settings, lambda n=name: _measure(n, config, run))
         except FileNotFoundError as error:
             missing[name] = str(error)
-            run.say("skipped:", f"{CASES[name]}\n{error}\nGive --data-root, or set LANDSCAPE_DATA.")
+            run.say("skipped:", f"{KINDS[name]}\n{error}\nGive --data-root, or set LANDSCAPE_DATA.")
             continue
         run.say(f"{name}:", _words(name, found[name], config))
     extra = {}
@@ -117,8 +117,8 @@ def draw(path: Path) -> None:
     measures = json.loads((path / "measures.json").read_text())
     digits = " and ".join(map(str, measures["protocol"]["digits"]))
     titles = {
-        **CASES,
-        "mnist_l2": CASES["mnist_l2"].replace("One ReLU unit on two MNIST digits", f"ReLU unit on MNIST {digits}"),
+        **KINDS,
+        "mnist_l2": KINDS["mnist_l2"].replace("One ReLU unit on two MNIST digits", f"ReLU unit on MNIST {digits}"),
     }
     fig = duality_gap.overview(stored, titles, measures)
     style.save(fig, path / "figure")
@@ -175,7 +175,7 @@ def _words(name: str, found: dict[str, np.ndarray], config: Config) -> str:
     """A case's table: some I, the certified gap, and how it compares with the bounds."""
     (low, high), (tau_low, tau_high) = found["delta"], found["smallest_tau"]
     tau = f"{tau_high:.4g}" if tau_high - tau_low < 1e-3 else f"[{tau_low:.4g}, {tau_high:.4g}]"
-    lines = [f"{CASES[name]} · smallest admissible τ {tau} (used: {config.tau:g}) · Δ in [{low:.5f}, {high:.5f}]"]
+    lines = [f"{KINDS[name]} · smallest admissible τ {tau} (used: {config.tau:g}) · Δ in [{low:.5f}, {high:.5f}]"]
     if name == "relu_decay":
         lines.append(f"gap 0: {TRIVIAL}")
     table = [["I", "duality gap, certified", "sharp Δ/I", "paper 2Δ/I", "I·gap/Δ"]]
@@ -212,7 +212,7 @@ def _tables(
     """measures.json: every number with what kind of number it is."""
     certified = {
         name: {
-            "title": CASES[name],
+            "title": KINDS[name],
             "kind": "certified intervals [lo, hi]",
             "note": TRIVIAL if name == "relu_decay" else "",
             "branches": list(config.branches),

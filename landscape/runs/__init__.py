@@ -284,18 +284,18 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
             yield run
 
 
-def mark(run: Run, stage: str) -> list[str]:
-    """Note in config.json that a stage ("computed", then "finished") is complete; returns its result files."""
+def mark(run: Run, milestone: str) -> list[str]:
+    """Note in config.json that a run is "computed", then "finished"; returns its result files."""
     files = sorted(f.name for f in run.path.iterdir() if f.is_file() and f.suffix in RESULTS)
     if run.leader:
-        atomic.write_json(run.file("config.json"), {**read_config(run.path), stage: files})
-    run.log(stage, files=files)
+        atomic.write_json(run.file("config.json"), {**read_config(run.path), milestone: files})
+    run.log(milestone, files=files)
     return files
 
 
-def complete(path: Path, stage: str) -> bool:
-    """Whether a run directory went through a stage, and still has all the files it had then."""
-    files = read_config(path).get(stage, [])
+def complete(path: Path, milestone: str) -> bool:
+    """Whether a run reached a milestone and still has all the files it had then."""
+    files = read_config(path).get(milestone, [])
     return bool(files) and all((path / file).exists() for file in files)
 
 
