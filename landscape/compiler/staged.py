@@ -53,7 +53,7 @@ def outputs_of(branches: Sequence[StagedBranch]) -> jax.ShapeDtypeStruct:
 
 def hashes(network: MultiBranch, params: Tree, example: Any) -> list[str]:
     """What every kind of branch computes, as hashes of the traces that `stage` uses."""
-    return list(map(flatten.closed_hash, _traces(network, params, example)))
+    return list(map(flatten.closed_hash, traces(network, params, example)))
 
 
 def rounding(network: MultiBranch, params: Tree, example: Any) -> Any:
@@ -64,11 +64,18 @@ def rounding(network: MultiBranch, params: Tree, example: Any) -> Any:
         params: Its parameters [I, ...], or their shapes.
         example: One example, or its shapes and types.
     """
-    found = map(flatten.coarsest, _traces(network, params, example))
+    found = map(flatten.coarsest, traces(network, params, example))
     return max(found, key=lambda dtype: float(jnp.finfo(dtype).eps))
 
 
-def _traces(network: MultiBranch, params: Tree, example: Any) -> list[jcore.ClosedJaxpr]:
+def traces(network: MultiBranch, params: Tree, example: Any) -> list[jcore.ClosedJaxpr]:
+    """Every kind of branch of a network on one example, as `jax.make_jaxpr` gives it: params, x [...] -> outputs [C].
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...], or their shapes.
+        example: One example, or its shape and type.
+    """
     of = trees.Signature.of(example)
     return [_traced(branch, _one(w), of, *_context()) for branch, w in network.groups(params)]
 

@@ -125,7 +125,7 @@ def report(
     whole = _samples(surface, surface.risk if layer is None else surface.layers[layer], resolution)
     corner = np.array([[surface.grid.a[0], surface.grid.b[0]]], float)
     anchors = np.asarray(surface.anchors, float).reshape(-1, 2) - corner
-    if not spans(whole):
+    if not spans(whole.known):
         raise ValueError(
             f"A surface needs at least three finite samples that are not on one line; {np.isfinite(whole.f).sum()} of "
             f"{whole.f.size} are finite here.\n  Evaluate it on a smaller extent, or find out where the loss overflows."
@@ -138,7 +138,7 @@ def report(
     edges = np.asarray(barriers, float)
     inside = within(whole, anchors) if len(anchors) == 3 else None
     part = None
-    if inside is not None and spans(inside):
+    if inside is not None and spans(inside.known):
         part = _measure(*_with_envelope(inside), threshold, edges, None)
     return _measure(whole, hull, threshold, edges, part)
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from landscape.convexity.envelope import Samples, envelope_of, interpolate
+from landscape.convexity.envelope import Samples, envelope_of, interpolate, spans
 
 NEAREST, SEGMENTS = 3, 2_000
 """Segments from each minimum at most, and of all together where that leaves one each, which the bound needs."""
@@ -102,8 +102,7 @@ def _height(samples: Samples, nodes: np.ndarray, gaps: np.ndarray, pair: np.ndar
     f = samples.f.ravel()
     t, corners = _corridor(samples, nodes[pair])
     known = corners[np.isfinite(f[corners])]
-    away = (nodes[known] - nodes[pair[:1]]) / (np.ptp(samples.a), np.ptp(samples.b))
-    if len(known) < len(corners) and np.linalg.matrix_rank(away) < 2:
+    if not spans(nodes[known]):
         return float(f[known].max())  # all that is known lies on the segment
     points = (1 - t[:, None]) * nodes[pair[:1]] + t[:, None] * nodes[pair[1:]]
     hull = envelope_of(np.column_stack([nodes[known], f[known]]))

@@ -30,7 +30,7 @@ def plane_of(
     if config.plane == "random":
         axis = None if target.problem else False  # a function has no branches to tell apart
         return planes.random_filter_normalized(
-            key, solutions[0], config.normalize, network=target.problem, branch_axis=axis
+            key, solutions[0], config.normalize, network=target.risk, branch_axis=axis, vectors=config.vectors
         )
     if config.plane == "pca":
         return planes.trajectory_pca(next(iter(paths.values())) if paths else solutions)

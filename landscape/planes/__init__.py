@@ -10,7 +10,7 @@ import numpy as np
 
 from landscape.arrays import trees
 from landscape.networks import MultiBranch, Network
-from landscape.planes import directions, spectrum
+from landscape.planes import directions, filters, spectrum
 from landscape.problem import Problem
 
 Params = Any
@@ -121,19 +121,26 @@ def random_filter_normalized(
     w: Params,
     per: directions.Per = "filter",
     *,
-    network: MultiBranch | Network | Problem | None = None,
+    network: filters.Of | None = None,
     branch_axis: bool | None = None,
+    example: Any = None,
+    vectors: bool = False,
 ) -> Plane:
     """The plane through w along two Gaussian directions with the norms of the weights, filter by filter [Li18].
 
-    Every branch of a multi-branch network is scaled by itself.
+    Every branch of a multi-branch network is scaled by itself. A filter is the weights into one output unit: the free
+    axis of a matrix product, the feature axis of a convolution, as the trace of the network shows; where nothing can
+    be traced, or the trace does not show it, the last axis of an array counts its units.
 
     Args:
         key: Random key.
         w: Parameters, [I, ...] for a multi-branch network.
-        per: "filter" (weights into one output unit; the last axis counts them), "layer" (an array) or "none".
-        network: The network of w, or a problem with it, which says whether w has a branch axis.
+        per: "filter", "layer" (an array) or "none".
+        network: The problem or network of w, which says whether w has a branch axis; or a function risk(params).
         branch_axis: The same where there is no network: whether the first axis of every array counts branches.
+        example: One example (or its shape and type) by which a network is traced; a problem has its own.
+        vectors: Whether biases and norm scales, arrays of one axis, move too; as in [Li18] they do not. With
+            per="none" everything moves.
 
     Raises:
         ValueError: Another word for `per`; parameters that are not finite or do not fit the network, or that may or
@@ -146,8 +153,11 @@ def random_filter_normalized(
     """
     check_solutions(w)
     w = trees.widened(w)
+    units = filters.units_of(network, w, example, bool(branch_axis)) if per == "filter" else []
     of = network.network if isinstance(network, Problem) else network
-    u, v = (directions.random_normalized(k, w, per, of, branch_axis) for k in jax.random.split(key))
+    of = of if isinstance(of, MultiBranch | Network) else None
+    stacked = False if network is not None and branch_axis is None else branch_axis
+    u, v = (directions.random_normalized(k, w, per, of, stacked, units, vectors) for k in jax.random.split(key))
     return Plane(w, u, v, np.zeros((1, 2)), f"random_{per}" if per != "none" else "random")
 
 
