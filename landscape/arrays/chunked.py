@@ -10,7 +10,7 @@ from jax import lax
 
 
 def chunked_sum(f: Callable[[Any], Any], xs: Any, chunk: int) -> Any:
-    """Σ_c f(xs[c]) over consecutive chunks of the leading axis, with only one chunk's intermediate values alive.
+    """Σ_c f(xs[c]) over consecutive chunks of the leading axis; only one chunk's intermediate values exist at a time.
 
     The last chunk may be ragged. Reverse-mode differentiation computes each chunk a second time instead of storing it:
     first all outputs, then chunk by chunk the forward again and its gradient.
@@ -49,13 +49,13 @@ def chunked_scan(
 
     Args:
         step: (carry, start, size, given) -> (carry, kept); takes its own slice, so that nothing is copied beforehand.
-        carry: What the steps hand on.
+        carry: Passed from step to step.
         length: L, the length of the axis.
         chunk: Entries taken at a time; values above L take all at once.
-        given: What an earlier scan over the same chunks kept.
+        given: Values that an earlier scan over the same chunks kept.
 
     Returns:
-        The last carry, and what the steps kept: stacked for whole chunks, and of the rest; None where there is none.
+        The last carry; the values kept by whole chunks, stacked, and by the ragged one (None without such chunks).
     """
     whole, rest = divmod(length, chunk)
     kept, last = None, None
@@ -68,7 +68,7 @@ def chunked_scan(
 
 
 def part(xs: Any, start: Any, size: int) -> Any:
-    """Entries start … start + size − 1 of the leading axis of every array; the arrays themselves where that is all."""
+    """Entries start … start + size − 1 of the leading axis of every array. The whole arrays are not copied."""
     whole = isinstance(start, int) and size == jax.tree.leaves(xs)[0].shape[0]
     return xs if whole else jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), xs)
 

@@ -17,14 +17,14 @@ from landscape.compiler.interpreter import Equation, as_function, interpret, rea
 
 
 class Axes(NamedTuple):
-    """Which axes an array has besides those of the traced program."""
+    """Batch axes of an array; the traced program has neither."""
 
     branch: bool = False
     example: bool = False
 
 
 def union(axes: Sequence[Axes]) -> Axes:
-    """Every axis that one of them has."""
+    """The axes that at least one of them has."""
     return Axes(any(a.branch for a in axes), any(a.example for a in axes))
 
 
@@ -54,7 +54,7 @@ def run(equation: Equation, values: Sequence[jax.Array], axes: Sequence[Axes]) -
 def _aligned(
     equation: Equation, values: Sequence[jax.Array], axes: Sequence[Axes]
 ) -> tuple[Sequence[jax.Array], Sequence[Axes]]:
-    """The operands of an equation of arrays of one shape, all with the same axes; other operands as they are.
+    """The operands of an elementwise equation with the same batch axes; those of other equations stay as they are.
 
     `vmap` then transposes none of them: with a bias, 8-8-8 takes a third of the time.
     """
@@ -72,7 +72,7 @@ def _shape(atom: Any) -> tuple[int, ...]:
 
 
 def _filling(values: Sequence[jax.Array], axes: Sequence[Axes]) -> Callable[[jax.Array, Axes], jax.Array]:
-    """The function that gives an array, with the axes it has, every axis that one of `values` has."""
+    """A function that broadcasts an array to every batch axis that one of `values` has."""
     both = union(axes)
     size_i = next((v.shape[0] for v, a in zip(values, axes, strict=True) if a.branch), 0)
     size_n = next((v.shape[-1] for v, a in zip(values, axes, strict=True) if a.example), 0)
@@ -177,7 +177,7 @@ def _scan(equation: Equation, values: Sequence[jax.Array], axes: Sequence[Axes])
 def _run_all(
     closed: jcore.ClosedJaxpr, values: Sequence[jax.Array], axes: Sequence[Axes]
 ) -> list[tuple[jax.Array, Axes]]:
-    """The outputs of a jaxpr for all branches and examples, with the axes that they have."""
+    """The outputs of a jaxpr for all branches and examples, with their batch axes."""
     jaxpr = closed.jaxpr
     env: dict[Any, Any] = {v: (jnp.asarray(c), Axes()) for v, c in zip(jaxpr.constvars, closed.consts, strict=True)}
     env |= dict(zip(jaxpr.invars, zip(values, axes, strict=True), strict=True))

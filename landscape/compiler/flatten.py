@@ -1,4 +1,4 @@
-"""A traced function as one flat list of equations: nested calls entered, loops relieved of what can be hoisted."""
+"""A traced function as one flat list of equations: nested calls are entered, invariant work is hoisted out of loops."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ DERIVED = frozenset({"custom_jvp_call", "custom_vjp_call"})
 
 
 class How(NamedTuple):
-    """What is rewritten on the way.
+    """Which rewrites `flat` makes.
 
     Attributes:
         inference: Whether functions with a derivative of their own (`custom_jvp`, `custom_vjp`) are entered too. The
@@ -117,7 +117,7 @@ def _bound(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> 
 
 
 def _plain_convolution(e: Equation) -> bool:
-    """Whether an equation is a convolution of one example, of one group, with nothing put between its values."""
+    """Whether an equation convolves one example, in one group, without dilating the input."""
     if e.primitive.name != "conv_general_dilated":
         return False
     image: Any = e.invars[0].aval
@@ -127,7 +127,7 @@ def _plain_convolution(e: Equation) -> bool:
 
 
 def _product_with_patches(e: Equation, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same convolution as one product: where branches and seeds differ, its gradient is 20 times faster on a CPU.
+    """A convolution as one product; on a CPU its gradient over branches and seeds is 20 times faster.
 
     Patches are gathered axis by axis, so that a window of k x k takes 2 k slices.
     """
