@@ -27,7 +27,7 @@ from landscape.networks import Network
 
 
 class Settings(NamedTuple):
-    """Branches to choose from: outputs f(w_m; x_n), [M, N], and h(w_m), [M], for labels and weights [N]."""
+    """Candidate settings w_m of a branch: outputs f(w_m; x_n), [M, N], and h(w_m), [M], with labels and weights [N]."""
 
     outputs: np.ndarray
     sizes: np.ndarray
@@ -146,7 +146,7 @@ def relaxation_on(
 
 
 def _relaxation(given: Settings, K: float) -> tuple[Interval, np.ndarray]:
-    """D_conv for the settings: the value of a mixture that meets the constraints, and of multipliers that do."""
+    """D_conv for the settings, bracketed by feasible multipliers and a feasible mixture; and the multipliers."""
     count, examples = given.outputs.shape
     cost = np.concatenate([np.zeros(count), given.weight])
     margins = np.hstack([-(given.y * given.outputs / given.tau).T, -np.eye(examples)])
@@ -170,7 +170,7 @@ def _relaxation(given: Settings, K: float) -> tuple[Interval, np.ndarray]:
 
 
 def _integer_program(given: Settings, num: int, K: float, seconds: float) -> tuple[Interval, np.ndarray]:
-    """P_I for the settings: how many of the I branches take each."""
+    """P_I for the settings, and the number of branches at each."""
     count, examples = given.outputs.shape
     cost = np.concatenate([np.zeros(count), given.weight])
     margins = sparse.hstack([(given.y * given.outputs / given.tau).T / num, sparse.eye(examples)])

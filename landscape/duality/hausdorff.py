@@ -23,10 +23,10 @@ import numpy as np
 from landscape.arrays.chunked import chunked_map
 
 POINTS_AT_A_TIME = 64
-"""Points of the face whose distances are computed together: bounds the memory."""
+"""Points of the face whose distances are computed together; it bounds the memory."""
 
 DEEPEST = 60
-"""Halvings of a parameter after which its interval is as small as floating point allows."""
+"""Largest number of halvings of a parameter; floating point allows no more."""
 
 
 class Piece(NamedTuple):
@@ -122,11 +122,11 @@ def split(boxes: Boxes, piece: Piece) -> Boxes:
 
 
 def distances(y: np.ndarray, enough: np.ndarray, parts: list[Piece], p: float, slack: float) -> np.ndarray:
-    """Upper ends of the distances from points to the sum, within `slack` unless they fall to `enough`.
+    """Upper bounds of the distances from points to the sum, within `slack` unless they fall to `enough`.
 
     Args:
         y: Points [P, D].
-        enough: Values from which on a point is left alone [P].
+        enough: A point is finished once its distance is at most this [P].
         parts: Pieces of the sum.
         p: Exponent.
         slack: Wanted accuracy: the distance is at least the returned value minus this.

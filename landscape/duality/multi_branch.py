@@ -92,7 +92,7 @@ class DualityGap(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """A frontier on the common grid: first budget, a model below v, one above it at the budgets, one above between."""
+    """A frontier on the common grid: first budget; models below v, above v at the budgets, above v between them."""
 
     first: float
     below: np.ndarray
@@ -194,13 +194,13 @@ def _kinds(
 
 
 def _common_grid(kinds: list[Frontier]) -> tuple[float, list[_Kind]]:
-    """The finest of the steps, and every frontier's bounds on budgets first + k·step."""
+    """The smallest step, and the bounds of every frontier at budgets first + k·step."""
     step = min(kind.step for kind in kinds)
     return step, [_regrid(kind, step) for kind in kinds]
 
 
 def _regrid(kind: Frontier, step: float) -> _Kind:
-    """Bounds on another grid; what linear interpolation loses between its points is added to them."""
+    """Bounds on another grid, widened by the error of linear interpolation between its points."""
     first, last = kind.budgets[[0, -1]]
     if abs(kind.step / step - 1) < 1e-9:
         return _Kind(float(first), kind.lower, kind.upper_at_budgets, kind.upper)
@@ -213,7 +213,7 @@ def _regrid(kind: Frontier, step: float) -> _Kind:
 
 
 def _budget(grids: list[_Kind], counts: list[int], step: float, K: float) -> float:
-    """Grid steps to divide, above the smallest budgets; at most what all branches can use."""
+    """Number of grid steps to divide above the smallest budgets, at most the branches' capacity."""
     num, least = sum(counts), float(np.dot(counts, [g.first for g in grids]))
     if not np.isfinite(K) and not K > 0:
         raise ValueError(f"K must be a number, the bound on the mean of the branches' h; got {K}.")

@@ -39,7 +39,7 @@ VIEWS: dict[str, tuple[Callable[..., Plane], bool]] = {
 
 PRINTED = ("env_max_loss", "barrier", "minima")
 SOONEST = 8
-"""Records after which a training meets the criterion when it goes well: for the announced time only."""
+"""Records after which a fast training meets the criterion; used only for the announced time."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def run(networks: Sequence[Studied], recipe: Recipe, run: Run, *, drawn: str) ->
 
     Args:
         networks: The networks.
-        recipe: How.
+        recipe: How they are trained and drawn.
         run: The run directory.
         drawn: The view whose measures are printed and whose surfaces are drawn.
     """
@@ -118,7 +118,7 @@ def run(networks: Sequence[Studied], recipe: Recipe, run: Run, *, drawn: str) ->
 
 
 def _record(measured: trends.Measured) -> dict[str, Any]:
-    """A measured triple with its view, and how its solutions ended."""
+    """The record of a measured triple, with its view and the end of its training."""
     ended = {"steps": measured.surface.metadata["training"]["steps"], "solution_risk": _worst(measured.surface)}
     return trends.record(measured) | {"view": view_of(measured.surface.metadata)} | ended
 
@@ -132,7 +132,7 @@ def _file(run: Run, network: Studied) -> Path:
 
 
 def _announce(networks: Sequence[Studied], recipe: Recipe, run: Run) -> None:
-    """Devices, memory, operations and time, before anything long starts.
+    """Announce devices, memory, operations and time before anything long starts.
 
     Raises:
         ValueError: A surface does not fit the memory.
@@ -224,7 +224,7 @@ def _solutions(network: Studied, recipe: Recipe, run: Run) -> Solutions:
 
 
 def _annotated(measured: trends.Measured, solutions: Solutions) -> trends.Measured:
-    """A triple whose surface carries its exact barriers along, and how the training of its three solutions ended."""
+    """The triple with its exact barriers and the end of its training noted on the surface."""
     surface = measured.surface
     first = 3 * surface.metadata["triple"]
     ended = {"steps": int(solutions.steps[-1]), "converged": bool(solutions.converged[first : first + 3].all())}
@@ -316,7 +316,7 @@ def draw(path: Path, title: str) -> None:
     if len({r["branches"] for r in records}) > 1:
         views = {view: [r for r in records if r["view"] == view] for view in VIEWS}
         pictures = {"figure": plots.row(by_view[drawn], measures=views[drawn]), "measures": plots.trend(views)}
-    else:  # of one network nothing can be shown against I
+    else:  # a single network gives no curve over I
         first = by_view["orthonormal" if drawn == "aligned" else drawn][0]
         titles = [f"I = {first.metadata['branches']:,}, as trained", "branches aligned"]
         pictures = {"figure": plots.row([first, by_view["aligned"][0]], titles=titles)}

@@ -14,7 +14,7 @@ DECADES = 6
 
 
 def values(surface: "Surface", layer: str | None = None) -> np.ma.MaskedArray:
-    """The drawn quantity [A, B], with what is not finite masked.
+    """The drawn quantity [A, B]; values that are not finite are masked.
 
     Raises:
         ValueError: The surface has no such layer, or none of its values is finite.

@@ -19,7 +19,7 @@ from landscape.duality.risks import Sample, sample
 from landscape.networks import Network
 
 CELLS = 200_000
-"""Cells examined before the precision is given up."""
+"""Largest number of cells examined."""
 
 
 class Margins(NamedTuple):
@@ -101,7 +101,7 @@ def _finite(points: Any, w: np.ndarray) -> np.ndarray:
 
 
 def enclosed_margins(f: Branch, data: Sample) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
-    """y f at a point w [p] -> [N]; upper bounds of y f on a cell (lo, hi) -> [N], and slopes for splitting it."""
+    """Two functions: y f at a point w [p] -> [N]; upper bounds of y f on a cell (lo, hi) -> [N], with slopes."""
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
     boxes = Bounds(x, x) if data.boxes is None else Bounds(*map(jnp.asarray, data.boxes))
 
@@ -114,7 +114,7 @@ def enclosed_margins(f: Branch, data: Sample) -> tuple[Callable[..., jax.Array],
         slope, natural = bounds(both, Bounds(lo, hi), boxes)
         middle = bounds(margin, Bounds(centre, centre + 0.0), boxes).hi
         steep = jnp.maximum(jnp.abs(slope.lo), jnp.abs(slope.hi))
-        far = jnp.sum(steep * half[None], 1)  # nan where 0·inf: the natural bound then
+        far = jnp.sum(steep * half[None], 1)  # nan for 0·inf; fmin then takes the natural bound
         high = jnp.fmin(natural.hi, middle + far + 1e-15 * (jnp.abs(middle) + len(lo) * far))
         spread = jnp.max(slope.hi - slope.lo, 0)
         none = jnp.zeros(())

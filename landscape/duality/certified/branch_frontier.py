@@ -89,7 +89,7 @@ def frontier(
 
 
 def _search(kernels: Kernels, grid: np.ndarray, slopes: np.ndarray, start: np.ndarray, best: Best) -> Search:
-    """A search with the given slopes, its targets from the points known."""
+    """A search with the given slopes; its targets come from the known points."""
     ends = best.values[:-1] + slopes * grid[:-1], best.values[1:] + slopes * grid[1:]
     return Search(kernels, grid, slopes, start, best, np.minimum(*ends))
 
@@ -180,7 +180,7 @@ def _largest_loss(kernels: Kernels, least: LeastSize) -> float:
 
 
 PIECES = 8
-"""Parts into which the segment between two neighbouring minimisers is cut."""
+"""Number of pieces of the path between two neighbouring minimisers."""
 
 
 def _between(search: Search, points: np.ndarray, values: np.ndarray) -> np.ndarray:

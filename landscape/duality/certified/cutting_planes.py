@@ -21,16 +21,16 @@ from landscape.duality.certified.frontiers import EPSILON
 from landscape.duality.certified.intervals import Enclosure
 
 CLOSE = 1e-12
-"""Relative difference of the two bounds of the minimum that counts as closed."""
+"""The search ends if the bounds of the minimum differ by at most this, relative to h."""
 
 ROUNDS = 60
-"""Linear programs solved at most."""
+"""Largest number of linear programs."""
 
 IDLE = 6
-"""Linear programs in a row that may bring nothing."""
+"""The search ends after this many linear programs in a row without progress."""
 
 ROWS = 300
-"""Rows of a linear program."""
+"""Largest number of rows of each kind in a linear program."""
 
 
 class Convex(NamedTuple):
@@ -50,7 +50,7 @@ class Convex(NamedTuple):
 
 
 class Minimum(NamedTuple):
-    """What the planes say of min { h(w) : w ∈ W }.
+    """Bounds of min { h(w) : w ∈ W } from planes.
 
     Attributes:
         planes: Below h.
@@ -78,11 +78,11 @@ class Rows(NamedTuple):
         return w @ self.slopes.T + self.offsets
 
     def joined(self, other: "Rows") -> "Rows":
-        """Both together."""
+        """The rows of both."""
         return Rows(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
     def distinct(self) -> "Rows":
-        """One of each group that agrees to fourteen digits."""
+        """The rows without those that agree with an earlier one to fourteen digits."""
         table = np.column_stack([self.slopes, self.offsets])
         digits = np.round(table / np.maximum(np.abs(table).max(1, keepdims=True), 1e-300), 14)
         kept = np.sort(np.unique(digits, axis=0, return_index=True)[1])

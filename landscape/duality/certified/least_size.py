@@ -21,7 +21,7 @@ from landscape.duality.certified.intervals import enclose
 from landscape.duality.certified.refinement import Corners, Round, chosen, refine
 
 CELLS = 20_000
-"""Cells examined before the search by cells is given up."""
+"""Largest number of cells examined."""
 
 Sizes = Callable[[np.ndarray], np.ndarray]
 
@@ -134,7 +134,7 @@ def _closed_form(h: Regulariser, domain: Domain) -> LeastSize | None:
 
 
 def _by_planes(h: Convex, points: np.ndarray, values: np.ndarray) -> LeastSize | None:
-    """By cutting planes, then cells of the box that is left; None if h is not convex."""
+    """The minimum by cutting planes, then by cells of the remaining box; None if h is not convex."""
     known = minimum(h, points, values)
     if known is None:
         return None
