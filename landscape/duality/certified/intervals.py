@@ -235,7 +235,7 @@ def _spread(eqn: Any, inputs: list[_Value]) -> list[Any]:
 
 
 def _doubted(box: Bounds, doubt: Any) -> _Value:
-    """A value with its doubt. A boolean made from doubtful values is possibly true and possibly false, without a doubt."""
+    """A value with its doubt. A boolean made from doubtful values may be either, and is a boolean for certain."""
     if doubt is None or box.lo.dtype != jnp.bool_:
         return _Value(box, doubt)
     return _Value(Bounds(box.lo & ~doubt, box.hi | doubt))
