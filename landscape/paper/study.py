@@ -48,7 +48,7 @@ class Studied:
 
     Attributes:
         problem: Its risk on the training data.
-        test: The same network on test data, for the barriers there.
+        test: The same network on test data, for the barriers of the test risk.
         learning_rate: Step length of SGD; the recipe's when None.
     """
 
@@ -139,7 +139,7 @@ def _announce(networks: Sequence[Studied], recipe: Recipe, run: Run) -> None:
     """
     seeds, most, budget = 3 * recipe.triples, recipe.steps, run.options.memory_bytes
     least = most if recipe.tolerance is None else min(most, SOONEST * (recipe.record or max(1, most // 20)))
-    soonest, latest = ([_work(network, recipe, steps, budget) for network in networks] for steps in (least, most))
+    soonest, latest = ([_forecast(network, recipe, steps, budget) for network in networks] for steps in (least, most))
     sizes = " … ".join(f"{n:,}" for n in dict.fromkeys((networks[0].branches, networks[-1].branches)))
     data = networks[0].problem.data
     shape = "x".join(map(str, data.x.shape[1:]))
@@ -155,10 +155,10 @@ def _announce(networks: Sequence[Studied], recipe: Recipe, run: Run) -> None:
     run.plan(f"{memory:.2f} GiB", estimate.operations(sum(w.operations for w in soonest)), time)
 
 
-def _work(network: Studied, recipe: Recipe, steps: int, memory: int | None) -> estimate.Work:
+def _forecast(network: Studied, recipe: Recipe, steps: int, memory: int | None) -> estimate.Forecast:
     trained = 3 * recipe.triples * steps * recipe.batch_size
     amount = estimate.Amount(recipe.points, surfaces=recipe.triples * len(VIEWS), trained=trained)
-    return estimate.work(network.problem, amount, memory)
+    return estimate.of_problem(network.problem, amount, memory)
 
 
 def _measured(network: Studied, recipe: Recipe, run: Run) -> list[trends.Measured]:

@@ -53,11 +53,12 @@ class Amount(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Bytes on a device, counted work in words, and seconds."""
+    """Bytes on a device, counted work in words, seconds, and floating-point operations where they are known."""
 
     nbytes: int
     count: str
     seconds: float
+    operations: float = 0.0
 
     def words(self) -> tuple[str, str, str]:
         """Memory, work and time in words."""
@@ -70,31 +71,15 @@ def of_problem(problem: Problem, amount: Amount, memory: int | None = None) -> F
     Raises:
         ValueError: A surface does not fit the memory.
     """
-    found = work(problem, amount, memory)
-    return Forecast(planned(problem, amount.points, memory).nbytes, operations(found.operations), found.seconds)
-
-
-class Work(NamedTuple):
-    """Floating-point operations, and the seconds they take at the rates of an ordinary device."""
-
-    operations: float
-    seconds: float
-
-
-def work(problem: Problem, amount: Amount, memory: int | None = None) -> Work:
-    """Operations and seconds of a problem; each kind of work is compiled once.
-
-    Raises:
-        ValueError: A surface does not fit the memory.
-    """
-    one, examples = forward(problem), len(problem.data)
+    plan, one, examples = planned(problem, amount.points, memory), forward(problem), len(problem.data)
     training = 3 * one * amount.trained
     slow = one * examples * (HVP * amount.hvp_calls + CURVATURE * amount.curvature_points)
-    fast = planned(problem, amount.points, memory).operations * amount.surfaces + one * examples * amount.evaluations
+    fast = plan.operations * amount.surfaces + one * examples * amount.evaluations
     rates, devices = RATES.get(jax.devices()[0].platform, RATES["cpu"]), jax.local_device_count()
     seconds = training / rates[0] / min(devices, 3) + slow / rates[0] + fast / rates[1] / devices
-    kinds = sum(map(bool, (amount.trained, amount.hvp_calls, amount.curvature_points, amount.surfaces)))
-    return Work(training + slow + fast, seconds + COMPILING * kinds)
+    compiled = sum(map(bool, (amount.trained, amount.hvp_calls, amount.curvature_points, amount.surfaces)))
+    total = training + slow + fast
+    return Forecast(plan.nbytes, operations(total), seconds + COMPILING * compiled, total)
 
 
 def of_function(compiled: Any, params: Any, amount: Amount) -> Forecast:
