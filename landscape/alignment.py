@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from landscape.arrays.chunked import chunked_sum
+from landscape.arrays.chunked import chunked_map, chunked_sum
 from landscape.compiler.flatten import jaxpr_hash
 from landscape.networks import MultiBranch, one_example
 from landscape.problem import BRANCHES_AT_A_TIME, EXAMPLES_AT_A_TIME, Problem
@@ -159,11 +159,10 @@ class _Outputs:
 
     def of(self, params: Params, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Σ_i f_i and Σ_i |f_i| on all or the first examples, [N, C] each."""
-        starts = range(0, min(count or self.count, self.count), EXAMPLES_AT_A_TIME)
+        x = _part(self.x, 0, count or self.count)
         with jax.default_matmul_precision("highest"):
-            parts = [_sums(self.network, params, _part(self.x, s, s + EXAMPLES_AT_A_TIME)) for s in starts]
-        both = [np.concatenate([np.asarray(part[k], np.float64) for part in parts]) for k in range(2)]
-        return both[0], both[1]
+            total, size = chunked_map(partial(_sums, self.network, params), EXAMPLES_AT_A_TIME, x)
+        return total.astype(np.float64), size.astype(np.float64)
 
     def change(self, params: Params, roles: "_Roles | None" = None) -> str:
         """How the outputs change with these parameters, in words; none where it is by rounding only."""

@@ -21,9 +21,9 @@ Params = Any
 
 EXAMPLES_AT_A_TIME = 1024
 LOOKED_AT = 64
-"""Examples among which two that differ are looked for."""
+"""Number of examples among which `refuse_mixing` looks for two that differ."""
 BRANCHES_AT_A_TIME = 1024
-"""Where the network does not say: activations of so many branches exist at a time."""
+"""Branches computed at a time if the network does not state `branch_chunk`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Problem:
 
     @cached_property
     def on_support(self) -> "Problem":
-        """The same risk without the examples of weight zero; the problem itself where there are none."""
+        """The same problem without examples of weight zero."""
         data = self.data.support
         return self if data is self.data else replace(self, data=data)
 
@@ -88,7 +88,7 @@ class Problem:
         return partial(jax.jit(product), self.data.support)
 
     def _risk(self, data: Dataset, params: Params) -> jax.Array:
-        """With the data as an argument: as a constant of the program they take seconds to compile."""
+        """The risk with the data as an argument; as constants of the program they would take seconds to compile."""
         return streamed_risk(self.network.apply, self.loss, params, data)
 
     def __repr__(self) -> str:
@@ -196,7 +196,7 @@ def outputs_in_pairs(network: MultiBranch, params: Params, x: Any) -> np.ndarray
 
 
 def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """The loss of every example, [N]; nan where an output is not finite, which a compiled max(0, ·) may take for 0.
+    """The loss of every example, [N]; nan if an output is not finite (a compiled max(0, ·) may turn nan into 0).
 
     Args:
         loss: Loss per example.
@@ -208,7 +208,7 @@ def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def outputs(network: MultiBranch, params: Params, x: Any, axis: str | None = None) -> jax.Array:
-    """Outputs [N, C] for examples x [N, ...] (or a tree of these), the fast way: staged, with branches in chunks.
+    """Outputs [N, C] for examples x [N, ...] or a tree of these, by the staged branches in chunks.
 
     Args:
         network: The multi-branch network.
@@ -233,10 +233,10 @@ def minibatch_risk(
     weight: jax.Array,
     axis: str | None = None,
 ) -> jax.Array:
-    """Σ_B weight ℓ / Σ_B weight over a minibatch B, in lanes: its gradient is the step of SGD.
+    """Σ_B weight ℓ / Σ_B weight over a minibatch B; SGD follows its gradient.
 
-    The minibatch's own weighted mean does not change with the unit of the weights. With equal weights it is an unbiased
-    estimate of the risk, otherwise a ratio whose bias falls as 1/B; over all the data it is the risk.
+    This weighted mean does not depend on the unit of the weights. With equal weights it is an unbiased estimate of the
+    risk; otherwise its bias falls as 1/B. Over all the data it is the risk.
 
     Args:
         network: The multi-branch network.
@@ -244,7 +244,7 @@ def minibatch_risk(
         params: [I, ...].
         x: Examples [B, ...].
         y: Labels [B].
-        weight: Weights [B]; where all are zero so is the value, and its gradient.
+        weight: Weights [B]; if all are zero, value and gradient are zero.
         axis: As in `outputs`.
     """
     values = each(loss, outputs(network, params, x, axis), y)

@@ -22,20 +22,20 @@ LINEAR = frozenset(
     "neg reshape transpose broadcast_in_dim squeeze slice rev reduce_sum cumsum convert_element_type copy div "
     "reduce_window_sum dynamic_slice gather".split()
 )
-"""Linear in the first operand; further operands must not depend on the plane."""
+"""These are linear in their first operand; the other operands must not depend on the plane."""
 JOINTLY_LINEAR = frozenset("add sub add_any concatenate pad select_n".split())
 BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
 MOVERS = frozenset("reshape squeeze transpose neg broadcast_in_dim reduce_sum add sub add_any".split())
-"""Linear, and able to run after the sum over branches as well as before it."""
+"""These are linear and commute with the sum over branches."""
 
 CONSTANT, AFFINE, NONLINEAR = 0, 1, 2
 """Degree of a value in the coordinates (a, b): 0 means the same on the whole plane, 1 means o + a u + b v."""
 
 
 STILL = frozenset("reshape squeeze transpose broadcast_in_dim slice convert_element_type copy".split())
-"""Without arithmetic: values lie otherwise afterwards."""
+"""These do no arithmetic; they only move values."""
 OUTPUTS = "outputs"
-"""The name of what the last step gives."""
+"""Name of the last step's result."""
 
 
 class Fact(NamedTuple):
@@ -61,7 +61,7 @@ class Step(NamedTuple):
         outvars: Its outputs.
         axes: The axes of its operands.
         degree: The degree of its outputs in the coordinates of the plane.
-        product: The plan of a product in which at most one factor has the example axis.
+        product: How a product runs in which at most one factor has the example axis.
         summed: Whether its outputs are held summed over branches.
         sums: Operands that are summed over branches before it runs.
         clips: Whether it is a maximum with a literal that may run as a selection.
@@ -89,21 +89,21 @@ class Step(NamedTuple):
 
     @property
     def joint(self) -> tuple[bool, ...]:
-        """For each operand whether it adds to the others, so that a constant belongs to the origin alone."""
+        """Whether each operand is a summand. A constant summand belongs to the origin of a triple alone."""
         return tuple(
             self.name in JOINTLY_LINEAR and not (self.name == "select_n" and j == 0) for j in range(len(self.invars))
         )
 
 
 class Cost(NamedTuple):
-    """Costs of one branch on one example; what all examples share is not counted.
+    """Costs of one branch on one example. Work that all examples share is not counted.
 
     Attributes:
-        once: Operations before the grid, first layer included; three times for a triple.
+        once: Operations before the grid, those of the first layer included; a triple counts three times.
         point: Operations at each grid point.
         forward: Operations of one forward pass.
-        held: Values kept for the whole grid, to be multiplied by three on a plane.
-        late: Largest intermediate value at a point.
+        held: Values kept for the whole grid; a plane keeps three of each.
+        late: Size of the largest intermediate array at a grid point.
         weights: Parameters kept laid out for the later layers.
         parameters: All parameters.
         reduction: Hidden values that the last product sums over.
@@ -138,7 +138,7 @@ class StagedBranch:
         prefix: Steps whose outputs are known before the grid point: constant or affine.
         nonlinear: The other steps, which run at every grid point.
         residuals: What `nonlinear` reads of the prefix.
-        weights: Parameters that only serve as weight of a product with the examples. They can be laid out beforehand.
+        weights: Parameters used only as the weight of a product with the examples; they can be laid out beforehand.
         cost: Operations and values of one branch on one example.
     """
 
@@ -161,7 +161,7 @@ class StagedBranch:
 
 
 def analyse(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1, batched: bool = False) -> StagedBranch:
-    """Find the stages of a branch.
+    """Divide a branch into its affine prefix and its nonlinear rest.
 
     Args:
         closed: The branch on one example, flat; inputs are the leaves of the parameters, then x.
@@ -199,7 +199,7 @@ def varies(closed: jcore.ClosedJaxpr, inputs: int) -> bool:
 
 
 def _summed(jaxpr: jcore.Jaxpr) -> frozenset[Any]:
-    """Variables from which the output follows linearly, and only once: they are held summed over branches."""
+    """Variables that are used once, and linearly, on the way to the output: only their sum over branches is held."""
     atoms = [v for e in jaxpr.eqns for v in e.invars] + [jaxpr.outvars[0]]
     uses = Counter(filter(is_variable, atoms))
     once = {v for e in jaxpr.eqns for v in e.outvars if uses[v] == 1}

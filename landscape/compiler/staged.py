@@ -240,7 +240,7 @@ def _run(step: Step, values: list[jax.Array], count: int) -> list[jax.Array]:
 
 
 def _rectified(value: jax.Array, least: jax.Array) -> jax.Array:
-    """max(value, least), nan for nan, as CPUs compute it faster than XLA's maximum; not to be differentiated."""
+    """max(value, least), nan for nan. On CPUs it is faster than XLA's maximum, but it must not be differentiated."""
     return jnp.where(value < least, least, value)
 
 
@@ -253,5 +253,5 @@ def _one_part(atom: jcore.Literal) -> Parts:
 
 
 def _total(value: jax.Array, axes: Axes, count: int) -> jax.Array:
-    """Σ over branches of a value that each of the `count` branches has, or that all of them share."""
+    """Σ over the `count` branches of a value, which may be the same for all of them."""
     return value.sum(0) if axes.branch else count * value

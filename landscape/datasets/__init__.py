@@ -71,12 +71,12 @@ class Dataset:
             raise ValueError("Weights must not be negative, and one at least must be positive.")
 
     def tree_flatten(self) -> tuple[tuple[Any, Array, Array], str]:
-        """(x, y, weight), and the name; the teacher is not carried along."""
+        """Leaves (x, y, weight), and the name as static data; the teacher is dropped."""
         return (self.x, self.y, self.weight), self.name
 
     @classmethod
     def tree_unflatten(cls, name: str, children: tuple[Any, Any, Any]) -> "Dataset":
-        """The record again, without checks: JAX puts tracers and placeholders here."""
+        """Rebuild the record without checks, because JAX passes tracers and placeholders."""
         made = object.__new__(cls)
         for field, value in zip(("x", "y", "weight", "name", "teacher"), (*children, name, None), strict=True):
             object.__setattr__(made, field, value)
@@ -89,7 +89,7 @@ class Dataset:
 
     @cached_property
     def support(self) -> "Dataset":
-        """The examples of positive weight; the record itself where those are all.
+        """The examples of positive weight; the record itself if these are all.
 
         Weights are scaled by the power of two that brings the largest into [1, 2): a mean Σ w ℓ / Σ w keeps its bits,
         and neither overflows nor vanishes whatever the unit of the weights.
@@ -102,7 +102,7 @@ class Dataset:
         return replace(self.taken(kept), weight=scaled[kept], teacher=self.teacher)
 
     def taken(self, which: Any) -> "Dataset":
-        """The examples at positions, or in a slice, of one or more."""
+        """The examples at the given positions or in a slice, one or more."""
         x, y, weight = jax.tree.map(lambda t: t[which], (self.x, self.y, self.weight))
         return Dataset.tree_unflatten(self.name, (x, y, weight))
 
@@ -240,7 +240,7 @@ def cifar10(
 
 
 def at_hand(name: str, root: Path | str | None = None) -> bool:
-    """Whether `mnist` or `cifar10` start no download: a folder is named, or the cache holds all files."""
+    """Whether `mnist` or `cifar10` need no download, because a folder is named or the cache holds all files."""
     source, folder = downloads.SOURCES[name], downloads.data_folder(root)
     kinds = zip(source.files, source.unpacked or source.files, strict=True)
     whole = all(any((folder / file.path).is_file() for file in kind) for kind in kinds)
@@ -248,7 +248,7 @@ def at_hand(name: str, root: Path | str | None = None) -> bool:
 
 
 def random_images(name: str, examples: int, key: jax.Array) -> Dataset:
-    """Gaussian numbers with random labels in the shape of `mnist` or `cifar10`, and so called: for trying things out.
+    """Gaussian numbers with random labels in the shape of `mnist` or `cifar10`, named as random, for trying things out.
 
     Args:
         name: "mnist" or "cifar10".
@@ -338,7 +338,7 @@ def _shape(array: Any) -> str:
 
 
 def _refuse_not_finite(name: str, array: Array) -> None:
-    """Smallest and largest value tell it without a mask of the array's size."""
+    """Refuse values that are not finite. Minimum and maximum tell it without a mask of the array's size."""
     if isinstance(array, Tracer) or array.size == 0:
         return
     held = np.asarray(array)

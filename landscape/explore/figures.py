@@ -16,7 +16,7 @@ from landscape.surfaces import Surface
 
 
 def draw(path: Path) -> None:
-    """figure, surface3d or alignment, and what there is of edges, paths, curvature and hessian; report.html."""
+    """Draw figure, surface3d or alignment; edges, paths, curvature and hessian if there are any; report.html."""
     measures = json.loads(path.joinpath("measures.json").read_text())
     stack = [_marked(s) for s in surfaces.load_stack(path / "surface.nc")]
     with np.load(path / "explore.npz") as stored:
@@ -56,7 +56,7 @@ def draw(path: Path) -> None:
 
 
 def _marked(surface: Surface) -> Surface:
-    """The surface with its solutions marked: of the points of a trajectory only the last is one."""
+    """The surface with its solutions marked; of a trajectory only the last point is a solution."""
     count = 1 if surface.metadata.get("plane") == "trajectory_pca" else 0
     risk = np.asarray(surface.anchor_risk)
     return Surface(

@@ -1,4 +1,4 @@
-"""What a user names on the command line, made into a problem: network, data, loss and checkpoints."""
+"""The objects named on the command line (network, data, loss and checkpoints) made into a problem."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ SAME = 1e-6
 
 
 class About(NamedTuple):
-    """What is said of a network and its data.
+    """A network and its data in words.
 
     Attributes:
         title: Class and library, such as "CNN (flax nnx)"; empty for functions and our own networks.
@@ -46,11 +46,11 @@ class Target(NamedTuple):
     """A user's network with its data and loss.
 
     Attributes:
-        risk: What `evaluate` takes: a `Problem`, or risk(params).
-        problem: The problem, where there is one.
-        test: The same on test data.
-        like: What a checkpoint is compared with: the problem, or shapes; None if it is whatever the file holds.
-        about: What is said of the network: title, layout, state, notes.
+        risk: A `Problem`, or a function risk(params); `evaluate` takes either.
+        problem: The problem; None for a function.
+        test: The problem on test data.
+        like: The problem or shapes to which a checkpoint must fit; None if any tree will do.
+        about: The network and its data in words.
         data: Data sets by name, to be recorded.
     """
 
@@ -62,7 +62,7 @@ class Target(NamedTuple):
     data: Mapping[str, Dataset] = MappingProxyType({})
 
     def network_for(self, what: str) -> Problem:
-        """The problem, for what needs one.
+        """The problem, for a purpose that needs one.
 
         Raises:
             ValueError: There is only a function of the parameters.
@@ -83,7 +83,7 @@ class Loaded(NamedTuple):
 
 
 def resolve(config: Any, root: Path | None, key: jax.Array) -> Target:
-    """Everything that --network, --branches, --data, --test-data, --loss and --state name.
+    """The target of --network, --branches, --data, --test-data, --loss and --state.
 
     Raises:
         ValueError: Objects that do not fit together.
@@ -121,7 +121,7 @@ def _refuse_missing(paths: Sequence[Path]) -> None:
 
 
 def _read(module: Any, data: Dataset | None, config: Any, name: str) -> tuple[Any, Dataset | None, str]:
-    """The network with its state, the data as it accepts them, and the layout of built-in images."""
+    """The network with its state, the data in an accepted layout, and the layout of built-in images."""
     if data is None or config.data not in layouts.SIZES:
         if config.layout:
             raise ValueError(f"--layout {config.layout} is for --data mnist or cifar10; other data come as they are.")
@@ -142,7 +142,7 @@ def _read(module: Any, data: Dataset | None, config: Any, name: str) -> tuple[An
 
 
 def _form(module: Any, example: Any, config: Any, name: str) -> tuple[modules.Form, str]:
-    """The network and its state; left open, statistics are frozen where the first checkpoint holds them."""
+    """The network and its state. With "auto", statistics are frozen if the first checkpoint holds them."""
     if config.state != "auto":
         return modules.read(module, example, config.state, name), config.state
     try:
@@ -193,7 +193,7 @@ def _named_data(data: Dataset, test: Dataset | None) -> dict[str, Dataset]:
 
 
 def _with_statistics(found: modules.Form, data: Dataset, config: Any, state: str) -> tuple[Any, str]:
-    """The network with the state of the first checkpoint where it holds one; and what is said of it."""
+    """The network with the state of the first checkpoint, if it holds one; and a note on it."""
     held = modules.statistics(found.make, data.taken(slice(1)).x) if state == "frozen" else None
     if not held:
         return found.network, ""
@@ -232,7 +232,7 @@ def _recomputed(found: modules.Form, data: Dataset, config: Any, test: Dataset |
 
 
 def suited(target: Target, params: Params) -> Target:
-    """The same with the loss that fits the scale of the network's outputs: cross-entropy takes probabilities too.
+    """The target with cross-entropy of probabilities if the network's outputs are probabilities.
 
     Args:
         target: The network with its data and loss.
@@ -317,7 +317,7 @@ def _refuse_structures(found: Sequence[tuple[Path, Params]]) -> None:
 
 
 def _remarks(files: Sequence[tuple[Path, checkpoints.Checkpoint]]) -> list[str]:
-    """What was left out of files and cast; equal remarks once, with the first file they are about."""
+    """Remarks on what was left out of files or cast; equal remarks once, with their first file."""
     first: dict[str, Path] = {}
     for path, found in files:
         first.setdefault(found.remark, path)

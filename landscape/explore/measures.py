@@ -1,4 +1,4 @@
-"""What `landscape explore` measures beside the surface: edges with barriers, curvature in the plane, Hessians."""
+"""Measures of `landscape explore` besides the surface: edges with barriers, curvature in the plane, Hessians."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Which entries of a checkpoint are parameters of a function: those in floating point that it reads."""
+"""The entries of a checkpoint that are parameters of a function: the floating-point arrays that it reads."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ class Parameters(NamedTuple):
 
     Attributes:
         tree: Those of the checkpoint, as nested dictionaries.
-        whole: Maps parameters to the tree that the function takes, everything else as the checkpoint holds it.
+        whole: Maps parameters to the tree that the function takes; other entries are the checkpoint's.
     """
 
     tree: Params
@@ -28,7 +28,7 @@ class Parameters(NamedTuple):
 def of_function(f: Callable[[Params], Any], path: Path) -> Parameters:
     """The parameters of a function, by its trace at a checkpoint.
 
-    Counters, random keys, and moments that the function does not read would else be coordinates of a plane.
+    Counters, random keys and unread moments must not become coordinates of a plane.
 
     Args:
         f: A function of the tree that the checkpoint holds.
@@ -42,7 +42,7 @@ def of_function(f: Callable[[Params], Any], path: Path) -> Parameters:
         every = checkpoints.read(path, everything=True).solutions[0]
         leaves, structure = jax.tree_util.tree_flatten_with_path(every)
         free = _floats_that_are_read(f, leaves, structure)
-    except Exception:  # a function that does not take this tree fails where it is called, with its own error
+    except Exception:  # a function that does not take this tree raises its own error when it is called
         return Parameters(plain, lambda w: w)
     if not free or len(free) == len(leaves):
         return Parameters(plain, lambda w: w)

@@ -1,4 +1,4 @@
-"""The work of `landscape explore`: solutions, plane, surface with its layers, and what is measured beside it."""
+"""The work of `landscape explore`: solutions, plane, surface with its layers, and further measures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ from landscape.training import train
 
 Params = Any
 RADIUS_POINTS = 100
-"""Evaluations to choose the extent of a plane through one solution, about."""
+"""Approximate number of evaluations to choose the extent of a plane through one solution."""
 
 
 class Found(NamedTuple):
@@ -36,11 +36,11 @@ class Found(NamedTuple):
 
 
 class View(NamedTuple):
-    """Which of the solutions are shown together, and whether aligned.
+    """The solutions shown together on one plane.
 
     Attributes:
-        triple: Which triple, from 0.
-        part: Its solutions among all.
+        triple: Index of the triple.
+        part: Slice of its solutions among all.
         aligned: Whether the branches of the others are aligned to the first's.
     """
 
@@ -50,7 +50,7 @@ class View(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """A word for names."""
+        """Prefix of names."""
         return "aligned " if self.aligned else ""
 
 
@@ -62,7 +62,7 @@ def _views(config: Any, solutions: Sequence[Params]) -> list[View]:
 
 
 class Line(NamedTuple):
-    """One run of the line: what was asked, what was given, where it is kept, and the fingerprint of the functions."""
+    """One run: configuration, target, run directory, and the fingerprint of the functions."""
 
     config: Any
     target: Target
@@ -75,7 +75,7 @@ class Line(NamedTuple):
 
 
 def run(config: Any, run: Run) -> None:
-    """Compute everything that `explored.draw` draws: surface.nc, explore.npz, measures.json."""
+    """Compute surface.nc, explore.npz and measures.json, from which `figures.draw` draws."""
     keys = jax.random.split(jax.random.key(run.options.seed), 4)
     target = inputs.resolve(config, run.options.data_root, keys[0])
     for name, data in target.data.items():
@@ -97,7 +97,7 @@ def run(config: Any, run: Run) -> None:
         heights = {name: convexity.barrier(values) for name, values in edges.items()}
         surface = replace(surface, metadata={**surface.metadata, "barriers": _by_data(heights)})
         drawn.append(measures.add_curvature(target, plane, surface, run) if config.curvature else surface)
-        if not drawn[1:]:  # the recorded steps are those of the networks as they were trained
+        if not drawn[1:]:  # the recorded steps belong to the solutions before alignment
             arrays |= {f"path {k}": planes.project(plane, path) for k, path in found.paths.items()}
         arrays |= {f"edge {name}": values for name, values in edges.items()}
         barriers |= heights
@@ -109,7 +109,7 @@ def run(config: Any, run: Run) -> None:
 
 
 def _by_data(heights: Mapping[str, float]) -> dict[str, list[float]]:
-    """Barriers by the name of their edge as a surface carries them: of the training and of the test data."""
+    """Barriers of training and test data by edge, in the form of a surface's metadata."""
     found: dict[str, list[float]] = {}
     for name, height in heights.items():
         found.setdefault("test" if "test " in name else "train", []).append(height)
@@ -117,7 +117,7 @@ def _by_data(heights: Mapping[str, float]) -> dict[str, list[float]]:
 
 
 def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray], beside: dict[str, Any]) -> None:
-    """The files that remain, and what is printed at the end."""
+    """Write the result files and print the end."""
     surfaces.save_stack(run.file("surface.nc"), drawn)
     atomic.save_arrays(run.file("explore.npz"), arrays, run.name)
     records = [r | {"aligned": bool(s.metadata["aligned"])} for s in drawn for r in report.records([s])]
@@ -127,7 +127,7 @@ def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray],
 
 
 def _refuse(config: Any, target: Target, loaded: inputs.Loaded) -> None:
-    """Everything that can be refused before long work.
+    """Refuse wrong use before anything long starts.
 
     Raises:
         ValueError: What cannot be aligned, trained or drawn; equal solutions; a loss that is not deterministic.
@@ -144,7 +144,7 @@ def _refuse(config: Any, target: Target, loaded: inputs.Loaded) -> None:
 
 
 def _fingerprint(target: Target, example: Params, run: Run) -> tuple[str, Any]:
-    """What all stages depend on, the functions and their data; and a function of the parameters, compiled.
+    """Fingerprint of the functions and data, on which all stages depend; and a compiled function risk(params).
 
     Raises:
         ValueError: The functions are not the same when they are traced, or called, a second time; no scalars.
@@ -176,7 +176,7 @@ def _refuse_wandering(traced: Sequence[str], values: Sequence[np.ndarray]) -> No
 
 
 def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any) -> None:
-    """What is explored, and the plan: devices, memory, operations or points, time."""
+    """Announce the target and the plan: devices, memory, operations or points, time."""
     config, target, run = line.config, line.target, line.run
     count = len(loaded.solutions) or 3 * config.triples
     views = len(_views(config, range(count)))

@@ -1,4 +1,4 @@
-"""Which plane `landscape explore` shows, and how much of it."""
+"""The plane of `landscape explore` and its extent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from landscape.planes.grids import Grid, grid_around
 
 Params = Any
 LEAST = 0.01
-"""A loss below this at the centre counts as this, where an extent is chosen."""
+"""Least loss at the centre when an extent is chosen; smaller losses count as this."""
 MOST = 1e6
 
 
@@ -47,7 +47,7 @@ def to_arrays(plane: Plane, grid: Grid, extent: str) -> dict[str, Any]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], like: Params) -> tuple[Plane, Grid, str]:
-    """What `to_arrays` wrote, for parameters like those given."""
+    """Read the arrays of `to_arrays`, for parameters like the given ones."""
     structure = jax.tree.structure(like)
     trio = [
         structure.unflatten([jnp.asarray(arrays[f"{name}{n}"]) for n in range(structure.num_leaves)])
@@ -72,7 +72,7 @@ def grid_of(config: Any, risk: Any, plane: Plane) -> tuple[Grid, str]:
 
 
 def _around_path(plane: Plane, points: int, margin: float) -> Grid:
-    """A square around a path, which mostly runs along the first direction: a strip would hide what lies beside it."""
+    """A square around a path. A path mostly runs along the first direction, and a strip would hide its surroundings."""
     low, high = plane.anchors.min(0), plane.anchors.max(0)
     half = (0.5 + margin) * float(np.max(high - low))
     return Grid(*(np.linspace(middle - half, middle + half, points) for middle in (low + high) / 2))
@@ -92,7 +92,7 @@ def radius(risk: Any, plane: Plane, rise: float) -> tuple[float, str]:
     """
     of, data = spectrum.objective(risk)
     value = jax.jit(lambda data, plane, a, b: of(data, plane.at((a, b))))
-    trio = plane._replace(anchors=jnp.zeros((0, 2)), kind=None)  # what is left is a tree of arrays
+    trio = plane._replace(anchors=jnp.zeros((0, 2)), kind=None)  # a tree of arrays
 
     def mean(r: float) -> float:
         points = [(r, 0.0), (-r, 0.0), (0.0, r), (0.0, -r)]
@@ -101,7 +101,7 @@ def radius(risk: Any, plane: Plane, rise: float) -> tuple[float, str]:
     centre = float(value(data, trio, 0.0, 0.0))
     target = rise * max(centre, LEAST)
     low, high = 0.0, 1e-3
-    while mean(high) < target:  # what is not finite has risen
+    while mean(high) < target:  # a loss that is not finite has risen
         low, high = high, 2 * high
         if high > MOST:
             return 1.0, ""

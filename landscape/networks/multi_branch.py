@@ -32,8 +32,8 @@ class Network(NamedTuple):
 def one_example(network: Network, params: Params, example: Any) -> Callable[[Params, Any], jax.Array]:
     """The network on one example: params, x [...] -> outputs [C], or of any other shape for a network of batches.
 
-    The batch form is what counts: x [N, ...] -> [N, ...]. A network that does not take batches, or gives them another
-    shape, is taken for one that was written for one example, x [...] -> outputs [C].
+    If the network maps batches x [N, ...] to [N, ...], this form is used. Otherwise it is taken to be written for one
+    example, x [...] -> outputs [C].
 
     Args:
         network: The network.
@@ -92,7 +92,7 @@ def _batch_of(n: int, example: Any) -> Any:
 
 
 def _shape(network: Network, params: Params, x: Any) -> tuple[int, ...] | Exception:
-    """Shape of the outputs, or what the network raises at such an input."""
+    """Shape of the outputs, or the exception that the network raises for this input."""
     try:
         return jax.eval_shape(network.apply, params, x).shape
     except Exception as error:  # networks refuse other shapes each in its own way
@@ -156,7 +156,7 @@ class MultiBranch:
 
     @property
     def factor(self) -> float:
-        """What the sum over branches is multiplied by: 1/I, or 1 for the plain sum."""
+        """Factor of the sum over branches: 1/I, or 1 for the plain sum."""
         return 1 / self.total if self.average else 1.0
 
     def groups(self, params: Params) -> tuple[tuple[Network, Params], ...]:
@@ -177,7 +177,7 @@ class MultiBranch:
         return self.join([lax.map(branch.init, jax.random.split(k, n)) for branch, n, k in kinds])
 
     def apply(self, params: Params, x: Any) -> jax.Array:
-        """Outputs [N, C] for examples x [N, ...]; of a network of another shape [N, ...]."""
+        """Outputs [N, C], or of another shape [N, ...], for examples x [N, ...]."""
         total = jnp.zeros(())
         for branch, w in self.groups(params):
             one = one_example(branch, _first(w), _first(x))

@@ -1,9 +1,9 @@
 """Does non-convexity fall as branches are added? The same measures on independent triples of solutions, with intervals.
 
-The protocol: for each number of branches I, 3 R solutions are trained at once to one stated criterion and grouped into
-R triples; each triple gives a plane, its extent by one rule (a margin around the triangle), a surface and its report,
-and its barriers are evaluated exactly. A measure is then its mean over the triples with a bootstrap interval, and its
-trend over I is Spearman's rank correlation of all (I, value) pairs, whose p-value comes from permutations.
+For each number of branches I, 3 R solutions are trained at once to one stated criterion and grouped into R triples. A
+triple spans a plane; a margin around its triangle gives the grid; the surface on the grid is measured, and the barriers
+between the solutions are evaluated exactly. A measure is reported as its mean over the triples with a bootstrap
+interval. Its trend over I is Spearman's rank correlation of all (I, value) pairs, with a p-value from permutations.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ Params = Any
 
 
 class Measured(NamedTuple):
-    """One triple of solutions: its surface, and what was measured on it.
+    """The surface of one triple of solutions and its measures.
 
     Attributes:
         surface: The surface on the triple's plane.
@@ -70,15 +70,16 @@ def measure(
     edge_points: int = 51,
     evaluate: Callable[[Problem, Sequence[Plane], Sequence[Grid]], list[Surface]] = evaluation.evaluate_stack,
 ) -> list[Measured]:
-    """Surface and report of every triple of consecutive solutions: all surfaces by one compiled program, and all edges.
+    """Surface and report of every triple of consecutive solutions.
 
-    Only the assignment of branches and the measures of a finished surface run on the host, triple by triple.
+    One compiled program evaluates all surfaces, another one all edges. The assignment of branches and the measures of
+    finished surfaces run on the host, triple by triple.
 
     Args:
         problem: The risk that is drawn.
         solutions: 3 R of them, for example what `train` returns for 3 R keys.
         align: Balance the first solution of a triple and align the others to it.
-        test: The same network on test data, for the barriers there.
+        test: The same network on test data, for the barriers of the test risk.
         plane: Builder of a plane through three solutions.
         grid: The extent rule, the same for all; it gives all grids the same numbers of points.
         edge_points: Points on each edge for the barriers.
@@ -106,7 +107,7 @@ def measure(
 
 
 def aligned(problem: Problem, triple: Sequence[Params]) -> list[Params]:
-    """Solutions as they are comparable: the first balanced, where that changes nothing, the others aligned to it."""
+    """A triple with its first solution balanced (if that keeps the outputs) and the others aligned to it."""
     try:
         first = alignment.balance(problem, triple[0])
     except alignment.Changed:
@@ -127,7 +128,7 @@ def trend(branches: Sequence[int], values: Any, *, level: float = 0.95) -> Trend
     Args:
         branches: [K] Numbers of branches.
         values: [K, R] The measure; values that are not finite are left out.
-        level: Of the intervals.
+        level: Level of the intervals.
 
     Raises:
         ValueError: The shapes do not fit, or fewer than three finite values or two different I remain.

@@ -27,7 +27,7 @@ class Plane(NamedTuple):
         u: First axis, a tree like the origin.
         v: Second axis.
         anchors: Coordinates (a, b) of the marked points, [M, 2], float64.
-        kind: "orthonormal" (coordinates are distances) or what else the axes are.
+        kind: Kind of the axes, such as "orthonormal", whose coordinates are distances.
     """
 
     origin: Params
@@ -42,12 +42,12 @@ class Plane(NamedTuple):
 
     @property
     def affine(self) -> trees.Affine:
-        """Origin and axes by themselves: the arrays that compiled programs take."""
+        """Origin and axes without the rest, as compiled programs take them."""
         return trees.Affine(self.origin, self.u, self.v)
 
     @property
     def float_type(self) -> Any:
-        """The type in which the parameters are held."""
+        """The floating-point type of the parameters."""
         return jnp.result_type(*filter(trees.is_parameter, jax.tree.leaves(self.origin)))
 
     def __repr__(self) -> str:
@@ -79,12 +79,12 @@ def through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
 
 @jax.jit
 def _orthonormal(w0: Params, w1: Params, w2: Params) -> tuple[Params, Params, tuple[jax.Array, ...]]:
-    """Both axes; ‖w1 − w0‖, the coordinates of w2 and ‖w2 − w0‖."""
+    """Both axes, ‖w1 − w0‖, the coordinates of w2, and ‖w2 − w0‖."""
     first, second = trees.subtract(w1, w0), trees.subtract(w2, w0)
     length = trees.norm(first)
     u = trees.scale(1 / length, first)
     across = trees.axpy(-trees.vdot(second, u), u, second)
-    across = trees.axpy(-trees.vdot(across, u), u, across)  # once more: rounding in the first projection
+    across = trees.axpy(-trees.vdot(across, u), u, across)  # twice, against rounding in the first projection
     height = trees.norm(across)
     return u, trees.scale(1 / height, across), (length, trees.vdot(second, u), height, trees.norm(second))
 

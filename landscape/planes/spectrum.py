@@ -24,16 +24,16 @@ Params = Any
 Risk = Callable[[Params], Any]
 
 EXACT = 200
-"""With no more parameters than this, Lanczos takes as many steps as there are: every eigenvalue is found."""
+"""Up to this number of parameters Lanczos takes one step a parameter and finds every eigenvalue."""
 MOST_STEPS = 300
 STEPS_A_CALL = 20
 SAME = 1e-6
-"""Eigenvalues whose spread is below this share of the largest are one in float32."""
+"""Eigenvalues whose spread is below this share of the largest cannot be told apart in float32."""
 
 
 @dataclass(frozen=True)
 class RiskOf:
-    """R(data, params) of a problem, equal for equal networks and losses: compiled once."""
+    """R(data, params) of a problem. Equal networks and losses give equal objects, so that it compiles once."""
 
     network: MultiBranch
     loss: Loss
@@ -45,7 +45,7 @@ class RiskOf:
 
 @dataclass(frozen=True)
 class FunctionOf:
-    """risk(params) in the form R(data, params); of a dict of quantities "risk", or the first."""
+    """risk(params) in the form R(data, params). Of a dict of quantities it takes "risk", or else the first."""
 
     risk: Risk
 
@@ -60,7 +60,7 @@ Objective = Callable[[Any, Params], jax.Array]
 
 
 def objective(problem: Problem | Risk) -> tuple[Objective, Any]:
-    """R(data, params), hashable, and the data that go into it."""
+    """R(data, params) as a hashable function, and its data."""
     if isinstance(problem, Problem):
         return RiskOf(problem.network, problem.loss), problem.data.support
     return FunctionOf(problem), None
@@ -218,7 +218,7 @@ def _quadratic_forms(of: Objective, data: Any, w: Params, keys: jax.Array) -> ja
 
 
 class Density(NamedTuple):
-    """Quadrature of the spectrum: eigenvalue λ_k with the share weight_k of all eigenvalues, for every probe.
+    """A quadrature of the spectrum for every probe: nodes λ_k, each with a share weight_k of all eigenvalues.
 
     Attributes:
         nodes: [probes, steps].

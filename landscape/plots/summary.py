@@ -1,4 +1,4 @@
-"""Measures of many surfaces in brief: what each is called, which of them to show, and their mean with an interval."""
+"""Measures of many surfaces in brief: their names, the ones to show, their mean with an interval."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ NAMES = {
     "range": "range of the loss (loss units)",
     "resolution": "differences that are rounding (loss units)",
 }
-"""What a measure is called; those of the triangle of solutions have the prefix "triangle_"."""
+"""Names of measures in words; measures on the triangle of solutions have the prefix "triangle_"."""
 
 SHOWN = tuple(NAMES)[:9]
 """The measures shown by default, those in loss units first."""
@@ -35,7 +35,7 @@ KINDS = {
     "random_filter": "random filter-normalised",
     "random_layer": "random layer-normalised",
 }
-"""Kinds of plane in words, where their name does not say it."""
+"""Kinds of plane in words, if their name does not say it."""
 
 IDENTITY = ("branches", "triple", "seed", "surface", "run", "plane", "aligned")
 """Keys that say which surface a record belongs to."""
@@ -106,7 +106,7 @@ def finite(records: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def several(mean: float, low: float, high: float, count: int) -> str:
-    """A mean with its interval as text; one value alone is given as such.
+    """A mean with its interval as text; a single value has no interval.
 
     >>> several(0.5, 0.4, 0.6, 5), several(0.5, float("nan"), float("nan"), 1)
     ('0.5 (0.4 … 0.6)', '0.5')

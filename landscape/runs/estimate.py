@@ -1,4 +1,4 @@
-"""What a computation will take, said before it starts: memory, operations, time."""
+"""Estimates of memory, operations and time, announced before a computation starts."""
 
 import time
 from typing import Any, NamedTuple
@@ -15,19 +15,19 @@ from landscape.problem import Problem
 from landscape.training import sgd
 
 RATES = {"cpu": (2e10, 4e10), "gpu": (4e12, 1e13), "tpu": (4e12, 1e13)}
-"""Operations a second, training and surfaces, of one device: for the announced time only."""
+"""Operations a second of one device in training and on surfaces; used only for the announced time."""
 HVP, CURVATURE = 6, 9
-"""A product with the Hessian, and slope and Hessian in a plane, in evaluations of the risk."""
+"""Cost of a Hessian-vector product, and of slope and Hessian in a plane, in evaluations of the risk."""
 PROCESS = 6 * 10**8
 """Bytes of a process with its libraries, compiled programs and buffers (measured)."""
 HELD = 11
-"""Solutions held at once while one triple is drawn: as trained, as views, aligned, the axes of their plane."""
+"""Number of solutions in memory while one triple is drawn: as trained, aligned, and the axes of the planes."""
 COMPILING = 2.0
-"""Seconds until a program is compiled, about."""
+"""Approximate seconds to compile a program."""
 
 
 class Amount(NamedTuple):
-    """How much there is to do.
+    """Amounts of work of a command.
 
     Attributes:
         points: Grid points along each axis.
@@ -47,58 +47,43 @@ class Amount(NamedTuple):
 
     @property
     def everything(self) -> float:
-        """All in evaluations of the risk, training apart."""
+        """Everything but training, in evaluations of the risk."""
         derivatives = HVP * self.hvp_calls + CURVATURE * self.curvature_points
         return self.points**2 * self.surfaces + self.evaluations + derivatives
 
 
 class Forecast(NamedTuple):
-    """Bytes on a device, what is counted, and seconds."""
+    """Bytes on a device, counted work in words, seconds, and floating-point operations where they are known."""
 
     nbytes: int
     count: str
     seconds: float
+    operations: float = 0.0
 
     def words(self) -> tuple[str, str, str]:
-        """For the line of the plan."""
+        """Memory, work and time in words."""
         return f"{self.nbytes / hardware.GIB:.2f} GiB", self.count, f"about {duration(self.seconds)}"
 
 
 def of_problem(problem: Problem, amount: Amount, memory: int | None = None) -> Forecast:
-    """From the operations that the cost model counts, at the rates of an ordinary device.
+    """The forecast of a problem, from the operations of the cost model and the rates of an ordinary device.
 
     Raises:
         ValueError: A surface does not fit the memory.
     """
-    found = work(problem, amount, memory)
-    return Forecast(planned(problem, amount.points, memory).nbytes, operations(found.operations), found.seconds)
-
-
-class Work(NamedTuple):
-    """Floating-point operations, and the seconds they take at the rates of an ordinary device."""
-
-    operations: float
-    seconds: float
-
-
-def work(problem: Problem, amount: Amount, memory: int | None = None) -> Work:
-    """What a problem takes: each kind of work is compiled once.
-
-    Raises:
-        ValueError: A surface does not fit the memory.
-    """
-    one, examples = forward(problem), len(problem.data)
+    plan, one, examples = planned(problem, amount.points, memory), forward(problem), len(problem.data)
     training = 3 * one * amount.trained
     slow = one * examples * (HVP * amount.hvp_calls + CURVATURE * amount.curvature_points)
-    fast = planned(problem, amount.points, memory).operations * amount.surfaces + one * examples * amount.evaluations
+    fast = plan.operations * amount.surfaces + one * examples * amount.evaluations
     rates, devices = RATES.get(jax.devices()[0].platform, RATES["cpu"]), jax.local_device_count()
     seconds = training / rates[0] / min(devices, 3) + slow / rates[0] + fast / rates[1] / devices
-    kinds = sum(map(bool, (amount.trained, amount.hvp_calls, amount.curvature_points, amount.surfaces)))
-    return Work(training + slow + fast, seconds + COMPILING * kinds)
+    compiled = sum(map(bool, (amount.trained, amount.hvp_calls, amount.curvature_points, amount.surfaces)))
+    total = training + slow + fast
+    return Forecast(plan.nbytes, operations(total), seconds + COMPILING * compiled, total)
 
 
 def of_function(compiled: Any, params: Any, amount: Amount) -> Forecast:
-    """From the time of one evaluation.
+    """The forecast of a function, from the time of one evaluation.
 
     Args:
         compiled: The function, compiled ahead of time for `params`.
@@ -122,7 +107,7 @@ def planned(problem: Problem, points: int, memory: int | None = None) -> cost_mo
 
 
 def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int | None) -> int:
-    """Bytes at the peak of training and drawing triples: on a CPU of the process, elsewhere of a device.
+    """Peak bytes of training and drawing triples; on a CPU those of the process, otherwise of a device.
 
     Args:
         problem: Data and network.

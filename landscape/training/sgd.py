@@ -1,4 +1,4 @@
-"""Steps of SGD for several seeds in one program: where their values lie, what they take, and the compiled parts."""
+"""SGD for several seeds in one program: the layout on the devices, its memory, and the compiled steps."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ Params = Any
 
 
 class State(NamedTuple):
-    """Everything that the next step depends on, one entry a seed."""
+    """The state of SGD, one entry a seed: parameters, optimiser and order of the examples."""
 
     params: Params
     optimizer: Any
@@ -28,7 +28,7 @@ class State(NamedTuple):
 
 
 class Static(NamedTuple):
-    """What is compiled in.
+    """Constants of the compiled programs.
 
     Attributes:
         network: The network.
@@ -46,12 +46,12 @@ class Static(NamedTuple):
 
     @property
     def axis(self) -> str | None:
-        """The mesh axis that branches are split over, if they are."""
+        """The mesh axis over which branches are split; None if they are not."""
         return "branches" if self.mesh.shape["branches"] > 1 else None
 
 
 class SeedLayout(NamedTuple):
-    """How seeds and branches are shared out.
+    """How seeds and branches are distributed over the devices.
 
     Attributes:
         seeds: Seeds in hand at a time, padded to a multiple of the devices that share them; the others wait.
@@ -104,17 +104,17 @@ def seed_layout(
     memory: int | None = None,
     shards: int | None = None,
 ) -> SeedLayout:
-    """Share out seeds and branches, from shapes alone: seeds over devices, else branches too, else seed after seed.
+    """Distribute seeds over the devices; if they do not fit, split branches too; if that does not fit, take turns.
 
-    CPU devices live in one memory; there the bytes of all of them count together, and seeds take turns on all cores
-    rather than have their branches split.
+    Only shapes are used. CPU devices share one memory: their bytes are added, and seeds take turns on all cores before
+    branches are split.
 
     Args:
         problem: Data and network.
         optimizer: The optimiser, whose state counts.
         seeds: S.
         memory: Bytes allowed on each device; chosen from the device when None.
-        shards: Devices that branches are split over, where it is not to be chosen.
+        shards: Devices over which branches are split; chosen when None.
 
     Raises:
         ValueError: One seed does not fit the memory however its branches are split, or they cannot be split as asked.
@@ -158,7 +158,7 @@ def _shared_out(devices: list[Any], at_once: int, seeds: int, shards: int, one: 
 
 
 def shardings(static: Static, state: State) -> State:
-    """Where the values of a state lie: seeds over "seeds", and whatever has the parameters' shape over "branches"."""
+    """Shardings of a state: seeds over "seeds"; arrays of the parameters' shapes also over "branches"."""
     shapes = {x.shape for x in jax.tree.leaves(state.params)}
 
     def of(x: Any) -> NamedSharding:
@@ -168,7 +168,7 @@ def shardings(static: Static, state: State) -> State:
 
 
 def begin(static: Static, keys: jax.Array, examples: int, start: Params | None) -> State:
-    """The state before the first step, where it belongs.
+    """The state before the first step, placed on the devices.
 
     Args:
         static: Network, optimiser, mesh.
@@ -193,7 +193,8 @@ def _settled(static: Static, state: State) -> State:
 
 
 def _random(static: Static, keys: jax.Array) -> Params:
-    """`network.init` of every seed, on every device branch after branch: random bits take room, and long to compile."""
+    """`network.init` of every seed, branch after branch: random bits of all branches at once would take memory and
+    compile slowly."""
     network = static.network
 
     def drawn(branch: Network, keys: jax.Array) -> Params:

@@ -33,7 +33,7 @@ WidthSeed = tuple[int, int]
 """(width, seed) of a network."""
 
 STEPS_A_CALL = 250_000
-"""Steps of one network in one call to the device: how soon a request to stop is answered and the bar moves."""
+"""Steps of one network in one call to the device; between calls the bar moves and requests to stop are answered."""
 SECONDS_A_LOOK, SECONDS_A_SAVE = 0.25, 10.0
 HIDDEN_SHARE = 0.2
 """Share of the L2 cache that an ensemble's hidden values fill; their gradient and the weights take as much again."""
@@ -50,7 +50,7 @@ class TrainingConfig:
         initialisation: "uniform" in ±1/√fan-in, or "normal" with standard deviation 1/√fan-in.
         loss: "hinge" on the labels, or "squared".
         tau: The margin parameter of the hinge loss, Eq. (1).
-        seed: Of the order of the examples.
+        seed: Seed of the order of the examples.
         float64: Compute in double precision.
 
     Raises:
@@ -107,7 +107,7 @@ def train_networks(
     progress: bool | Bar = True,
     check_stop: Callable[[], None] = lambda: None,
 ) -> list[Weights]:
-    """SGD on many one-hidden-layer networks at once, ensembles of them spread over the local devices (or two threads).
+    """Train many one-hidden-layer networks by SGD, in ensembles that are distributed over the local devices or cores.
 
     Args:
         data: Examples [N, D] and labels [N], of equal weight; those of weight zero are padding and never drawn.
@@ -119,7 +119,7 @@ def train_networks(
         check_stop: As in `hitting_rate`.
 
     Returns:
-        The final weights of every key, in float64.
+        The final weights of every network, in float64.
 
     Raises:
         ValueError: No networks, a width below 1, a batch larger than the data, or unequal weights.
@@ -137,7 +137,7 @@ def train_networks(
 def ensembles_of(
     networks: Sequence[WidthSeed], config: TrainingConfig, ensemble: int | None = None
 ) -> list[list[WidthSeed]]:
-    """Networks in ensembles: of one width that stay in the L2 cache on a CPU, all at once on an accelerator."""
+    """Divide networks into ensembles: on a CPU of one width and within the L2 cache, on an accelerator all in one."""
     if ensemble is None and jax.default_backend() != "cpu":
         return [list(networks)]
     parts, least = [], 1 if ensemble else len(_places())
@@ -176,7 +176,7 @@ def advance(
     Args:
         loss: (outputs [B, 1], y [B]) -> [B].
         batch: B.
-        weights: Of an ensemble.
+        weights: Weights of an ensemble.
         data: x [D, N] and y [N].
         rate: Step size.
         orders: [E, N] The order of the examples in each epoch, from the first again after the last.
@@ -203,7 +203,7 @@ def advance(
 
 
 class _Job:
-    """One ensemble on its way: its weights, the minibatches done, and the file that keeps both."""
+    """One ensemble in training: its weights, the number of steps done, and the file that keeps both."""
 
     def __init__(
         self, data: Dataset, networks: list[WidthSeed], config: TrainingConfig, directory: Path | None
@@ -248,7 +248,7 @@ class _Job:
         return weights
 
     def save(self, weights: Weights) -> None:
-        """Keep the state."""
+        """Write the state."""
         self.weights, self.saved = Weights(*map(np.asarray, weights)), time.monotonic()
         if self.path:
             atomic.save_arrays(self.path, {**self.weights._asdict(), "done": self.done}, self.key)
@@ -260,7 +260,7 @@ class _Job:
 
 
 def _work(jobs: list[_Job], bar: Bar, check_stop: Callable[[], None]) -> None:
-    """Let one thread for each place take job after job, while this thread shows the progress and listens for a stop."""
+    """Run the jobs, one thread for each place, while this thread shows the progress and answers requests to stop."""
     stop, queue = Event(), iter([job for job in jobs if job.left])
 
     def worker(device: Device) -> None:
@@ -286,7 +286,7 @@ def _work(jobs: list[_Job], bar: Bar, check_stop: Callable[[], None]) -> None:
 
 
 def _places() -> list[Device]:
-    """The local devices; a CPU that is only one device takes a thread for each core."""
+    """Where ensembles are trained: the local devices, or one thread for each core if the CPU is a single device."""
     devices = jax.local_devices()
     return devices * (os.cpu_count() or 1) if len(devices) == 1 and devices[0].platform == "cpu" else devices
 

@@ -1,4 +1,4 @@
-"""What training found, as a record and as a file."""
+"""Trained solutions as a record and as a file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Params = Any
 
 @dataclass(frozen=True, eq=False)
 class Solutions:
-    """What training found, one solution a seed; iterates over the seeds.
+    """Trained solutions, one for each seed; iterates over the seeds.
 
     Attributes:
         params: Final parameters [S, I, ...].
@@ -52,7 +52,7 @@ class Solutions:
 
         Args:
             path: The file.
-            key: What the solutions belong to; `load` refuses another one.
+            key: Identifies the training; `load` refuses another key.
         """
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
         arrays = {f"params{jax.tree_util.keystr(where)}": leaf for where, leaf in leaves}

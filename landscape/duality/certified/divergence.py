@@ -138,7 +138,7 @@ def _supremum(
 
 
 def _lower_values(frontier: Frontier, budget: np.ndarray) -> np.ndarray:
-    """Below v at budgets known up to rounding, [C]; −inf where nothing is known."""
+    """Lower bounds of v at budgets known up to rounding, [C]; −inf if nothing is known."""
     found = np.interp(budget + 1e-14 * (1 + np.abs(budget)), frontier.budgets, frontier.lower)
     return np.where(np.isnan(found), -np.inf, found)
 

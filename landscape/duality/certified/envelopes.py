@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import ConvexHull
 
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import Domain
 from landscape.duality.certified.frontiers import lower_hull
 from landscape.duality.certified.intervals import Enclosure, halves, reach
@@ -19,10 +20,10 @@ LATTICE = {1: 1025, 2: 1089, 3: 2197}
 """Points of the lattice for each p."""
 
 FACETS = 600
-"""Facets that are certified; the rest of the hull is left out of the lower bound."""
+"""Largest number of certified facets; the lower bound leaves out the rest of the hull."""
 
 PAIRS = 64
-"""Pairs of a cell and a plane that may be examined, in units of the cells that may."""
+"""Largest number of pairs (cell, plane) examined, in units of `max_cells`."""
 
 Bounds = Callable[[np.ndarray, np.ndarray], Enclosure]
 
@@ -42,12 +43,11 @@ class Planes(NamedTuple):
         return self._by_chunks(w)[1]
 
     def _by_chunks(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, which = np.empty(len(w)), np.empty(len(w), int)
-        for start in range(0, len(w), 4096):
-            heights = w[start : start + 4096] @ self.slopes.T + self.offsets
-            which[start : start + 4096] = heights.argmax(1)
-            values[start : start + 4096] = heights.max(1)
-        return values, which
+        def highest(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            heights = w @ self.slopes.T + self.offsets
+            return heights.max(1), heights.argmax(1)
+
+        return chunked_map(highest, 4096, w)
 
 
 class ConvexEnvelope(NamedTuple):
@@ -122,7 +122,7 @@ def convex_envelope(
         points: A lattice on W that spans it, [M, p].
         values: Upper bounds of f there, [M].
         tol: Wanted precision of the planes from below.
-        preference: Where the envelope matters most, larger first, [M].
+        preference: Facets at points of larger preference are certified first, [M].
         max_cells: Cells examined before the precision is given up, and `PAIRS` times as many pairs.
     """
     upper = hull_planes(points, values)
@@ -177,7 +177,7 @@ def tilted_minima(
 
 
 def _lower(found: Enclosure, cell: np.ndarray, tilt: np.ndarray, centre: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Below f(w) − ⟨tilt, w⟩ on cells, for pairs (cell, tilt); −inf where nothing is known."""
+    """Lower bounds of f(w) − ⟨tilt, w⟩ on cells, for pairs (cell, tilt); −inf if nothing is known."""
     parts = tilt * centre[cell]
     at, rounding = parts.sum(1), 1e-14 * (1 + np.abs(parts).sum(1))
     steep = np.maximum(np.abs(found.slope_lo[cell] - tilt), np.abs(found.slope_hi[cell] - tilt))

@@ -25,11 +25,11 @@ CALLS = frozenset(
     {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
     | {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 )
-"""Operations that do no more than call the jaxpr they hold."""
+"""Operations that only call an inner jaxpr."""
 
 
 class Enclosure(NamedTuple):
-    """What is known of a scalar function on a box; no end is nan.
+    """Bounds of a scalar function on a box; no end is nan.
 
     Attributes:
         lo: Below f on the box.
@@ -91,7 +91,7 @@ def enclose(f: Callable[[jax.Array], jax.Array], lo: jax.Array, hi: jax.Array) -
 
 
 def _known(box: Bounds) -> Bounds:
-    """An end that could not be computed says nothing."""
+    """Bounds whose nan ends are replaced by −∞ and ∞."""
     if not jnp.issubdtype(box.lo.dtype, jnp.inexact):
         return box
     return Bounds(jnp.where(jnp.isnan(box.lo), -jnp.inf, box.lo), jnp.where(jnp.isnan(box.hi), jnp.inf, box.hi))
@@ -207,7 +207,7 @@ def _identical(a: Any, b: Any) -> bool:
 
 
 def _doubts(eqn: Any, inputs: list[_Value], found: list[Bounds]) -> list[Any]:
-    """Where each result may be nan or infinite: where an operand may be, or the operation itself may fail."""
+    """Where each result may be nan or infinite: because an operand may be, or because the operation may fail."""
     name, doubts = eqn.primitive.name, [value.doubt for value in inputs]
     spread = [None] * len(found) if all(doubt is None for doubt in doubts) else _spread(eqn, inputs)
     if name in PARTIAL:
@@ -235,7 +235,7 @@ def _spread(eqn: Any, inputs: list[_Value]) -> list[Any]:
 
 
 def _doubted(box: Bounds, doubt: Any) -> _Value:
-    """A boolean that depends on a doubtful value is possible both ways, and then certainly a boolean."""
+    """A value with its doubt. A boolean made from doubtful values may be either, and is a boolean for certain."""
     if doubt is None or box.lo.dtype != jnp.bool_:
         return _Value(box, doubt)
     return _Value(Bounds(box.lo & ~doubt, box.hi | doubt))

@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import NORMS, Ball, Box, Domain, Regulariser, lattice
-from landscape.duality.certified.branch_and_bound import batched
 from landscape.duality.certified.cutting_planes import CLOSE, Convex, box_of_minimisers, minimum
 from landscape.duality.certified.frontiers import EPSILON
 from landscape.duality.certified.intervals import enclose
 from landscape.duality.certified.refinement import Corners, Round, chosen, refine
 
 CELLS = 20_000
-"""Cells examined before the search by cells is given up."""
+"""Largest number of cells examined."""
 
 Sizes = Callable[[np.ndarray], np.ndarray]
 
@@ -91,9 +91,9 @@ def searched(h: Convex, convex: bool) -> LeastSize:
 def _compiled(h: Regulariser, domain: Domain) -> Convex:
     """Values, gradients and enclosures of h, compiled."""
     return Convex(
-        _finite(partial(batched, jax.jit(jax.vmap(h.value)), 4096)),
-        partial(batched, jax.jit(jax.vmap(jax.grad(h.value))), 64),
-        partial(batched, jax.jit(jax.vmap(partial(enclose, h.value))), 512),
+        _finite(partial(chunked_map, jax.jit(jax.vmap(h.value)), 4096, pad=True)),
+        partial(chunked_map, jax.jit(jax.vmap(jax.grad(h.value))), 64, pad=True),
+        partial(chunked_map, jax.jit(jax.vmap(partial(enclose, h.value))), 512, pad=True),
         domain,
     )
 
@@ -134,7 +134,7 @@ def _closed_form(h: Regulariser, domain: Domain) -> LeastSize | None:
 
 
 def _by_planes(h: Convex, points: np.ndarray, values: np.ndarray) -> LeastSize | None:
-    """By cutting planes, then cells of the box that is left; None if h is not convex."""
+    """The minimum by cutting planes, then by cells of the remaining box; None if h is not convex."""
     known = minimum(h, points, values)
     if known is None:
         return None
