@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from landscape.arrays.chunked import chunked_sum
+from landscape.arrays import on_disk
 from landscape.compiler.flatten import jaxpr_hash
 from landscape.networks import MultiBranch, Network, one_example
 from landscape.problem import BRANCHES_AT_A_TIME, EXAMPLES_AT_A_TIME, Problem
@@ -249,7 +250,7 @@ def _check(name: str, wanted: Params, given: Params) -> None:
 
 
 def _part(x: Any, start: int, stop: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[start:stop], x)
+    return jax.tree.map(lambda leaf: on_disk.rows(leaf, slice(start, stop)), x)
 
 
 def _first(params: Params) -> Params:

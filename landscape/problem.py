@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape.arrays import hardware
+from landscape.arrays import hardware, on_disk
 from landscape.arrays.chunked import chunked_sum
 from landscape.compiler import flatten, gradient, staged
 from landscape.datasets import Dataset
@@ -125,7 +125,7 @@ def refuse_mixing(network: MultiBranch, params: Params, x: Any) -> None:
     Raises:
         ValueError: The outputs for one example depend on the other examples of its batch.
     """
-    head = [np.asarray(leaf[:LOOKED_AT]) for leaf in jax.tree.leaves(x)]
+    head = [np.asarray(on_disk.rows(leaf, slice(LOOKED_AT))) for leaf in jax.tree.leaves(x)]
     differs = np.any([(t != t[:1]).reshape(len(t), -1).any(1) for t in head], axis=0)
     leaves = jax.tree.leaves(params)
     if not differs.any() or not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
@@ -230,9 +230,11 @@ def streamed_risk(forward: Callable[[Params, Any], jax.Array], loss: Loss, param
         data: Examples [N, ...].
     """
 
-    def part(batch: tuple[Any, jax.Array, jax.Array]) -> jax.Array:
-        x, y, weight = batch
-        return (weight * each(loss, forward(params, x), y)).sum()
+    def part(batch: Any) -> jax.Array:
+        x, y, weight, *where = batch
+        return (weight * each(loss, forward(params, on_disk.read(x, *where) if where else x), y)).sum()
 
-    total = chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME)
+    x = on_disk.streamed(data.x)
+    where = [jnp.arange(len(data))] if on_disk.any_streamed(x) else []
+    total = chunked_sum(part, (x, data.y, data.weight, *where), EXAMPLES_AT_A_TIME)
     return total / jnp.sum(data.weight, dtype=total.dtype)

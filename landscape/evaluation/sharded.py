@@ -31,6 +31,8 @@ from landscape.problem import Problem, fingerprint
 
 OPERATIONS_A_BLOCK = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}
 """Aim for one block of work on one device: a second or a few; how much is lost by an interruption."""
+SHARE_OF_EXAMPLES = 8
+"""A block of examples takes at most the memory divided by this: it is copied, padded and laid on the devices."""
 
 
 class Sums(NamedTuple):
@@ -181,6 +183,8 @@ def _layout(problem: Problem, plan: cost_model.Plan, execution: Execution, plane
     mesh = hardware.mesh(execution.devices, points=devices // sharing, examples=sharing, branches=plan.branch_shards)
     operations = max(planes * plan.operations / plan.branch_shards, 1)
     aim = math.inf if whole else OPERATIONS_A_BLOCK.get(execution.platform, 1e11) * chunks / operations
+    room = execution.budget // (SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples)
+    aim = aim if whole else max(1, min(aim, room // sharing))
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
     each = -(-chunks // (sharing * blocks))
     return ExampleLayout(mesh, blocks, each * sharing * plan.tile.examples)
@@ -201,8 +205,7 @@ def block_sums(
 ) -> jax.Array:
     """`grid_sums` on every device of a mesh: [devices that share the examples, Q, A, B].
 
-    A stack of R planes is a loop on the device, traced once whatever R. In its place `vmap` takes R times the
-    temporary memory and is no faster, as a tile fills the cache already (measured at R = 5).
+    A stack of R planes is a loop on the device: `vmap` takes R times the memory and is no faster (at R = 5).
 
     Args:
         affine: (o, u, v), trees [I, ...].
