@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from landscape.arrays.chunked import chunked_sum
 from landscape.arrays import on_disk
+from landscape.arrays.chunked import chunked_sum
 from landscape.compiler.flatten import jaxpr_hash
 from landscape.networks import MultiBranch, Network, one_example
 from landscape.problem import BRANCHES_AT_A_TIME, EXAMPLES_AT_A_TIME, Problem

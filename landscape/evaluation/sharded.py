@@ -32,7 +32,7 @@ from landscape.problem import Problem, fingerprint
 OPERATIONS_A_BLOCK = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}
 """Aim for one block of work on one device: a second or a few; how much is lost by an interruption."""
 SHARE_OF_EXAMPLES = 8
-"""A block of examples takes at most the memory divided by this: it is copied, padded and laid on the devices."""
+"""A block of examples takes at most the memory divided by this."""
 
 
 class Sums(NamedTuple):
@@ -205,8 +205,7 @@ def block_sums(
 ) -> jax.Array:
     """`grid_sums` on every device of a mesh: [devices that share the examples, Q, A, B].
 
-    A stack of R planes is a loop on the device: `vmap` takes R times the memory and is no faster (at R = 5).
-
+    A stack of R planes is a loop: `vmap` takes R times the memory and is no faster (at R = 5).
     Args:
         affine: (o, u, v), trees [I, ...].
         data: (x [N, ...], y [N], weight [N]), split along "examples".

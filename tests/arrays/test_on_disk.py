@@ -74,8 +74,8 @@ def test_the_same_bits_from_disk(kinds, weighted: bool) -> None:
 
 def test_what_is_read_at_a_time_is_bounded_by_the_memory() -> None:
     wide = Slices(np.zeros((4096, 20_000), "f4"))  # 312 MiB
-    problem = ls.Problem(ls.Dataset(wide, np.zeros(4096)), ls.Network(
-        lambda key: {"k": jax.random.normal(key, (20_000, 1))}, lambda w, x: x @ w["k"]), ls.losses.squared)  # fmt: skip
+    network = ls.Network(lambda key: {"k": jax.random.normal(key, (20_000, 1))}, lambda w, x: x @ w["k"])
+    problem = ls.Problem(ls.Dataset(wide, np.zeros(4096)), network, ls.losses.squared)
     keys = jax.random.split(jax.random.key(0), 3)
     plane = ls.planes.through_solutions(*map(problem.network.init, keys))
     ls.evaluate(problem, plane, ls.grid_around(plane, points=2), memory=100 * 2**20, progress=False)
