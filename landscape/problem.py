@@ -15,7 +15,7 @@ from landscape.compiler import flatten, gradient, staged
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.losses import Loss
-from landscape.networks import MultiBranch, Network, one_example
+from landscape.networks import MultiBranch, Network, in_own_types, one_example
 
 Params = Any
 
@@ -32,7 +32,8 @@ class Problem:
 
     Attributes:
         data: Examples, labels and weights.
-        network: A `MultiBranch`; a plain `Network` is taken as its one branch.
+        network: A `MultiBranch`; a plain `Network` is taken as its one branch. Parameters whose own type is half
+            precision may come in float32, as on planes: they are rounded to it wherever the network runs.
         loss: (outputs [N, C], y [N]) -> loss per example [N]. Outputs of any shape [N, ...] will do, with labels as
             the loss takes them.
 
@@ -47,6 +48,10 @@ class Problem:
     def __post_init__(self) -> None:
         if isinstance(self.network, Network):
             object.__setattr__(self, "network", MultiBranch(self.network, 1))
+        own = [in_own_types(branch, w) for branch, w in self.network.groups(self.shapes)]
+        if any(x is not y for x, y in zip(own, self.network.branches, strict=True)):
+            one = isinstance(self.network.branch, Network)
+            object.__setattr__(self, "network", replace(self.network, branch=own[0] if one else own))
         y: Any = np.asarray(self.data.y)[np.asarray(self.data.weight) > 0]
         outputs = jax.eval_shape(self.network.apply, self.shapes, _batch(len(y), self.data.example))
         values = jax.eval_shape(lambda f: self.loss(f, y), outputs)  # y stays known, so that the loss can refuse labels

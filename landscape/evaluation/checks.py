@@ -162,6 +162,7 @@ def check_anchors(
 
 
 def anchor_risks(problem: Problem, plane: Plane, precision: str = "highest") -> np.ndarray:
-    """The risk at the plane's anchors, evaluated directly at w(a, b), [M]."""
+    """The risk at the plane's anchors, evaluated directly at w(a, b), [M]; half precision by `apply` itself."""
     with jax.default_matmul_precision(precision):
-        return directly(outputs, problem, plane, plane.anchors)
+        coarsest = staged.rounding(problem.network, plane.origin, sharded.example_of(problem, plane))
+        return directly(outputs if coarsest.itemsize >= 4 else plainly, problem, plane, plane.anchors)
