@@ -278,6 +278,28 @@ def test_leaves_that_are_no_parameters_stay_out_of_the_plane_and_are_named() -> 
     np.testing.assert_allclose(surface.anchor_risk, [float((w["w"] ** 2).sum()) for w in several], rtol=1e-5)
 
 
+def test_moments_of_an_optimiser_stay_out_of_the_plane_and_are_named() -> None:
+    rng = seeds.generator()
+    several = [{"w": jnp.asarray(rng.normal(size=4), jnp.float32)} for _ in range(3)]
+    plain = ls.planes.through_solutions(*several)
+
+    def risk(tree):
+        return (tree["w"] ** 2).sum()
+
+    moments = [w | {"mu": jnp.asarray(1000 * rng.normal(size=4), jnp.float32)} for w in several]
+    with pytest.warns(UserWarning, match=r"\['mu'\] are no parameters"):
+        told = ls.planes.through_solutions(*moments, of=risk)
+    np.testing.assert_allclose(told.anchors, plain.anchors)
+    with pytest.warns(UserWarning, match=r"\['mu'\] are no parameters"):
+        surface = ls.evaluate(risk, ls.planes.through_solutions(*moments), progress=False)
+    np.testing.assert_allclose(surface.anchors, plain.anchors, rtol=1e-3)  # from large coordinates, in float32
+    np.testing.assert_allclose(surface.anchor_risk, [float(risk(w)) for w in several], rtol=1e-5)
+    states = [{"w": w["w"], "state": optax.trace(0.9).init(w)} for w in several]
+    states = [s | {"state": jax.tree.map(lambda x, k=k: x + 1000 * k, s["state"])} for k, s in enumerate(states)]
+    with pytest.warns(UserWarning, match="state"):
+        np.testing.assert_allclose(ls.planes.through_solutions(*states).anchors, plain.anchors)
+
+
 @pytest.mark.parametrize("name", ["train/acc", "a", "b", "", ".", "anchor_risk", "metadata", "two\nlines"])
 def test_names_that_a_file_cannot_hold_are_refused_before_computing(name: str) -> None:
     rng = seeds.generator()
