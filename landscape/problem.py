@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape.arrays import hardware
+from landscape.arrays import hardware, on_disk
 from landscape.arrays.chunked import chunked_sum
 from landscape.compiler import flatten, gradient, staged
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.losses import Loss
-from landscape.networks import MultiBranch, Network, as_written, one_example
+from landscape.networks import MultiBranch, Network, as_written, in_own_types, one_example
 
 Params = Any
 
@@ -32,7 +32,8 @@ class Problem:
 
     Attributes:
         data: Examples, labels and weights.
-        network: A `MultiBranch`; a plain `Network` is taken as its one branch.
+        network: A `MultiBranch`; a plain `Network` is taken as its one branch. Parameters whose own type is half
+            precision may come in float32, as on planes: they are rounded to it wherever the network runs.
         loss: (outputs [N, C], y [N]) -> loss per example [N]. Outputs of any shape [N, ...] will do, with labels as
             the loss takes them.
 
@@ -47,6 +48,10 @@ class Problem:
     def __post_init__(self) -> None:
         if isinstance(self.network, Network):
             object.__setattr__(self, "network", MultiBranch(self.network, 1))
+        own = [in_own_types(branch, w) for branch, w in self.network.groups(self.shapes)]
+        if any(x is not y for x, y in zip(own, self.network.branches, strict=True)):
+            one = isinstance(self.network.branch, Network)
+            object.__setattr__(self, "network", replace(self.network, branch=own[0] if one else own))
         y: Any = np.asarray(self.data.y)[np.asarray(self.data.weight) > 0]
         outputs = jax.eval_shape(self.network.apply, self.shapes, _batch(len(y), self.data.example))
         values = jax.eval_shape(lambda f: self.loss(f, y), outputs)  # y stays known, so that the loss can refuse labels
@@ -127,7 +132,7 @@ def refuse_mixing(network: MultiBranch, params: Params, x: Any, in_pairs: bool =
     Raises:
         ValueError: The outputs for one example depend on the other examples of its batch.
     """
-    head = [np.asarray(leaf[:LOOKED_AT]) for leaf in jax.tree.leaves(x)]
+    head = [np.asarray(on_disk.rows(leaf, slice(LOOKED_AT))) for leaf in jax.tree.leaves(x)]
     differs = np.any([(t != t[:1]).reshape(len(t), -1).any(1) for t in head], axis=0)
     leaves = jax.tree.leaves(params)
     if not differs.any() or not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
@@ -264,9 +269,11 @@ def streamed_risk(forward: Callable[[Params, Any], jax.Array], loss: Loss, param
         data: Examples [N, ...].
     """
 
-    def part(batch: tuple[Any, jax.Array, jax.Array]) -> jax.Array:
-        x, y, weight = batch
-        return (weight * each(loss, forward(params, x), y)).sum()
+    def part(batch: Any) -> jax.Array:
+        x, y, weight, *where = batch
+        return (weight * each(loss, forward(params, on_disk.read(x, *where) if where else x), y)).sum()
 
-    total = chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME)
+    x = on_disk.streamed(data.x)
+    where = [jnp.arange(len(data))] if on_disk.any_streamed(x) else []
+    total = chunked_sum(part, (x, data.y, data.weight, *where), EXAMPLES_AT_A_TIME)
     return total / jnp.sum(data.weight, dtype=total.dtype)

@@ -234,9 +234,17 @@ def _degree(e: Equation, degrees: list[int]) -> int:
         return top
     floating = all(jnp.issubdtype(_aval(v).dtype, jnp.floating) for v in e.outvars)
     first_only = all(s == CONSTANT for s in degrees[1:])
+    if name == "convert_element_type" and floating and _rounds(e):
+        return NONLINEAR  # what is rounded is w(a, b), not its parts
     joint = name in JOINTLY_LINEAR and not (name == "select_n" and degrees[0] != CONSTANT)
     linear = (name in LINEAR and first_only) or (name in BILINEAR and degrees.count(AFFINE) == 1) or joint
     return AFFINE if linear and floating else NONLINEAR
+
+
+def _rounds(e: Equation) -> bool:
+    """Whether a cast goes to a coarser type."""
+    before, after = (_aval(v).dtype for v in (e.invars[0], e.outvars[0]))
+    return not jnp.issubdtype(before, jnp.floating) or bool(jnp.finfo(after).eps > jnp.finfo(before).eps)
 
 
 def _step(e: Equation, facts: dict[Any, Fact], summed: frozenset[Any], inference: bool) -> Step:

@@ -18,7 +18,7 @@ from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.files.progress import Bar
 from landscape.losses import Loss
-from landscape.planes import Plane, check_solutions
+from landscape.planes import Plane, check_solutions, of_read
 from landscape.planes.grids import Grid, checked, grid_around
 from landscape.problem import Problem, refuse_mixing
 from landscape.surfaces import Provenance, Surface, check_names
@@ -47,7 +47,7 @@ def evaluate(
 
     Args:
         problem: A `Problem`, or a pure function risk(params) -> scalar or dict of scalars ("risk" or its first entry is
-            drawn, the others become layers).
+            drawn, the others become layers). Leaves of the plane that it does not read are taken out of it, and named.
         plane: The plane.
         grid: The points; `grid_around(plane)` when None. A ≠ B is allowed.
         layers: Further losses by name, evaluated in the same pass (for a `Problem`).
@@ -83,6 +83,9 @@ def evaluate(
         check_stop=check_stop,
         **used,
     )
+    if not isinstance(problem, Problem):
+        check_solutions(plane.origin, plane.u, plane.v)
+        plane = of_read(problem, plane, rebuild=grid is None)
     return surface_on(problem, plane, grid_around(plane) if grid is None else grid, execution, layers)
 
 

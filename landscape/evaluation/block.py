@@ -26,6 +26,8 @@ from landscape.problem import Problem
 
 OPERATIONS_A_BLOCK = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}
 """Aim for one block of work on one device: a second or a few; how much is lost by an interruption."""
+SHARE_OF_EXAMPLES = 8
+"""A block of examples takes at most the memory divided by this."""
 
 
 def shard_shapes(params: Any, shards: int) -> trees.Signature:
@@ -40,8 +42,8 @@ def example_of(problem: Problem, plane: Plane) -> Any:
 
 
 def _as_floats(dtype: Any, wanted: Any) -> Any:
-    """The wanted type in place of a floating one; integers stay."""
-    return wanted if np.issubdtype(dtype, np.floating) else dtype
+    """The wanted type in place of float32 and float64; integers and half precision stay."""
+    return wanted if dtype in (np.float32, np.float64) else dtype
 
 
 class ExampleLayout(NamedTuple):
@@ -82,6 +84,8 @@ def _layout(problem: Problem, plan: cost_model.Plan, execution: Execution, plane
     mesh = hardware.mesh(execution.devices, points=on_devices[1], examples=on_devices[0], branches=plan.branch_shards)
     operations = max(planes * plan.operations / plan.branch_shards, 1)
     aim = math.inf if whole else OPERATIONS_A_BLOCK.get(execution.platform, 1e11) * chunks / operations
+    room = execution.budget // (SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples)
+    aim = aim if whole else max(1, min(aim, room // sharing))
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
     each = -(-chunks // (sharing * blocks))
     return ExampleLayout(mesh, blocks, each * sharing * plan.tile.examples, in_threads)

@@ -176,7 +176,8 @@ def check_anchors(
     """
     points = [plane.anchors if len(plane.anchors) else np.zeros((1, 2)) for plane in planes]
     count = min(len(problem.data), EXAMPLES_CHECKED)
-    x, y, weight = jax.tree.map(lambda t: np.asarray(t[:count]), (problem.data.x, problem.data.y, problem.data.weight))
+    some = problem.data.taken(slice(count))
+    x, y, weight = jax.tree.map(np.asarray, (some.x, some.y, some.weight))
     first = Problem(type(problem.data)(x, y, weight), problem.network, problem.loss)
     grids = [Grid(*at.T) for at in points]
     execution = replace(execution, tile=tile._replace(points=1), directory=None, progress=False)
@@ -201,6 +202,7 @@ def check_anchors(
 
 
 def anchor_risks(problem: Problem, plane: Plane, precision: str = "highest") -> np.ndarray:
-    """The risk at the plane's anchors, evaluated directly at w(a, b), [M]."""
+    """The risk at the plane's anchors, evaluated directly at w(a, b), [M]; half precision by `apply` itself."""
     with jax.default_matmul_precision(precision):
-        return directly(outputs, problem, plane, plane.anchors)
+        coarsest = staged.rounding(problem.network, plane.origin, sharded.example_of(problem, plane))
+        return directly(outputs if coarsest.itemsize >= 4 else plainly, problem, plane, plane.anchors)

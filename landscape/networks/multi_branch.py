@@ -29,6 +29,42 @@ class Network(NamedTuple):
     order: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class InOwnTypes:
+    """A forward pass that takes parameters in float32 and runs with those of half precision in their own types.
+
+    Attributes:
+        apply: (params, x) -> outputs.
+        types: Names of the types of the parameters' arrays, in their order.
+    """
+
+    apply: Callable[[Params, Any], jax.Array]
+    types: tuple[str, ...]
+
+    def __call__(self, params: Params, x: Any) -> jax.Array:
+        """Outputs."""
+        leaves, structure = jax.tree.flatten(params)
+        pairs = zip(leaves, self.types, strict=True)
+        cast = [w.astype(kind) if _is_half(kind) else w for w, kind in pairs]
+        return self.apply(structure.unflatten(cast), x)
+
+
+def in_own_types(branch: Network, shapes: Params) -> Network:
+    """The branch itself, or, where it has parameters in half precision, one that rounds others to their types.
+
+    Args:
+        branch: The branch.
+        shapes: Shapes and types of its parameters.
+    """
+    types = [leaf.dtype for leaf in jax.tree.leaves(shapes)]
+    again = isinstance(branch.apply, InOwnTypes) or not any(map(_is_half, map(str, types)))
+    return branch if again else branch._replace(apply=InOwnTypes(branch.apply, tuple(map(str, types))))
+
+
+def _is_half(kind: str) -> bool:
+    return kind in ("float16", "bfloat16") or kind.startswith("float8")
+
+
 def one_example(network: Network, params: Params, example: Any) -> Callable[[Params, Any], jax.Array]:
     """The network on one example: params, x [...] -> outputs [C], or of any other shape for a network of batches.
 
