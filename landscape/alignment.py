@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from landscape.arrays import on_disk
 from landscape.arrays.chunked import chunked_map, chunked_sum
 from landscape.compiler.flatten import jaxpr_hash
 from landscape.networks import MultiBranch, one_example
@@ -248,7 +249,7 @@ def _check(name: str, wanted: Params, given: Params) -> None:
 
 
 def _part(x: Any, start: int, stop: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[start:stop], x)
+    return jax.tree.map(lambda leaf: on_disk.rows(leaf, slice(start, stop)), x)
 
 
 def _first(params: Params) -> Params:

@@ -38,6 +38,7 @@ class Provenance(Mapping[str, Any]):
         loss: Name of the loss.
         dataset: Name of the data; `examples` of them, N, with the hash `data_sha256`.
         tile: Sizes of the grid loop.
+        route: Which loop computed it and why, in words.
         operations: Floating-point operations of the surface.
         checks: What `evaluation.checks.agreement` found.
         triple: Which triple of solutions, from 0.
@@ -70,6 +71,7 @@ class Provenance(Mapping[str, Any]):
     examples: int | None = None
     data_sha256: str | None = None
     tile: Sequence[int] | None = None
+    route: str | None = None
     operations: float | None = None
     checks: Mapping[str, Any] | None = None
     triple: int | None = None

@@ -6,7 +6,8 @@ depend on a clock, on local files or on local memory are taken from the leading 
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from landscape.arrays import trees
 
 Tree = Any
 
@@ -109,6 +112,32 @@ def _sum(values: jax.Array, axis: str) -> jax.Array:
 
 
 _sum.defvjp(lambda values, axis: (lax.psum(values, axis), None), lambda _axis, _kept, slope: (slope,))
+
+
+def cores(devices: Sequence[Any]) -> int:
+    """Threads worth starting: the cores of this machine where JAX has made them one device, else 1."""
+    alone = len(devices) == 1 and devices[0].platform == "cpu"
+    if not alone or jax.process_count() > 1 or jax.local_device_count() > 1:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_threads(f: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    """[f(job), ...], each in a thread of its own with the caller's precision; in order, so that sums do not vary.
+
+    What is compiled in there must be so already, or every thread compiles it.
+    """
+    if len(jobs) == 1:
+        return [f(jobs[0])]
+    config: Any = jax.config
+    wide, precision = config.jax_enable_x64, config.jax_default_matmul_precision
+
+    def run(job: Any) -> Any:  # JAX keeps its settings thread by thread
+        with trees.float64(wide), jax.default_matmul_precision(precision):
+            return f(job)
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(run, jobs))
 
 
 def cache_bytes() -> int:

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 Tree = Any
 
 
-def float64() -> AbstractContextManager:
-    """The context in which JAX computes in float64; the name of the switch moved between jax 0.7 and 0.10."""
+def float64(wide: bool = True) -> AbstractContextManager:
+    """The context in which JAX computes in float64 (or not); the switch's name moved between jax 0.7 and 0.10."""
     if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    return importlib.import_module("jax.experimental").enable_x64()
+        return jax.enable_x64(wide)
+    return importlib.import_module("jax.experimental").enable_x64(wide)
 
 
 def is_parameter(leaf: Any) -> bool:

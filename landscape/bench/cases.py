@@ -18,7 +18,7 @@ import optax
 from landscape import losses, networks, planes
 from landscape.arrays import trees
 from landscape.datasets import Dataset
-from landscape.evaluation import cost_model, sharded
+from landscape.evaluation import block, cost_model, sharded
 from landscape.evaluation.execution import Execution
 from landscape.planes.grids import grid_around
 from landscape.problem import Problem
@@ -155,9 +155,9 @@ def _surface(case: Case, precision: str, memory: int | None, seed: int) -> Ready
     grid = grid_around(plane, case.points)
     execution = Execution(precision, memory, devices=tuple(jax.local_devices()))
     plan = sharded.plan_for(problem, plane, grid, execution)
-    made = sharded.prepare(problem, [plane], [grid], [problem.loss], plan, execution, whole=True)
-    inputs = made.affine, made.data(0), made.axes
-    trace = partial(sharded.block_sums.trace, *inputs, **made.options)
+    made = block.prepare(problem, [plane], [grid], [problem.loss], plan, execution, whole=True)
+    inputs = made.affine, made.data(0)[0], made.axes[0]
+    trace = partial(block.block_sums.trace, *inputs, **made.options)
     run, stages, used = _staged(trace, lambda run: run(*inputs))
 
     def call() -> np.ndarray:

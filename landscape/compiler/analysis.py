@@ -107,6 +107,8 @@ class Cost(NamedTuple):
         weights: Parameters kept laid out for the later layers.
         parameters: All parameters.
         reduction: Hidden values that the last product sums over.
+        live: Most values held at once in a forward pass.
+        convolves: Whether a convolution is left for the grid points.
     """
 
     once: int
@@ -117,6 +119,13 @@ class Cost(NamedTuple):
     weights: int
     parameters: int
     reduction: int
+    live: int
+    convolves: bool
+
+    @property
+    def late_share(self) -> float:
+        """Share of a forward pass that is left for the grid points."""
+        return (self.point - 2 * self.held) / max(self.forward, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,20 +160,21 @@ class StagedBranch:
         return len(self.nonlinear) == 1
 
 
-def analyse(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1) -> StagedBranch:
+def analyse(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1, batched: bool = False) -> StagedBranch:
     """Divide a branch into its affine prefix and its nonlinear rest.
 
     Args:
         closed: The branch on one example, flat; inputs are the leaves of the parameters, then x.
         inference: Whether it is never differentiated.
         inputs: Number of arrays of an example.
+        batched: Whether it is one branch on a batch instead: no value gets further axes, and `cost` counts nothing.
     """
     jaxpr, output = closed.jaxpr, closed.jaxpr.outvars[0]
-    summed, params = _summed(jaxpr), jaxpr.invars[:-inputs]
-    facts = _facts(jaxpr, summed, inputs)
+    summed, params = frozenset() if batched else _summed(jaxpr), jaxpr.invars[:-inputs]
+    facts = _facts(jaxpr, summed, inputs, batched)
     steps = [_step(e, facts, summed, inference) for e in jaxpr.eqns]
     whole, axes = output in summed, (facts[output].axes,)
-    steps.append(Step(None, (output,), (OUTPUTS,), axes, NONLINEAR, None, whole, (not whole,)))
+    steps.append(Step(None, (output,), (OUTPUTS,), axes, NONLINEAR, None, whole, (not whole and not batched,)))
     nonlinear, residuals = [], []
     for i, step in enumerate(steps):
         if step.degree == NONLINEAR:
@@ -178,7 +188,7 @@ def analyse(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1)
         tuple(nonlinear),
         tuple(residuals),
         _weights(jaxpr, params, steps, facts),
-        _cost(params, steps[:-1], [r for r in residuals if r.step < len(jaxpr.eqns)]),
+        _cost(params, steps[:-1], [r for r in residuals if r.step < len(jaxpr.eqns)], _live(jaxpr, facts)),
     )
 
 
@@ -200,7 +210,7 @@ def _summed(jaxpr: jcore.Jaxpr) -> frozenset[Any]:
     return frozenset(found)
 
 
-def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any], inputs: int) -> dict[Any, Fact]:
+def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any], inputs: int, batched: bool = False) -> dict[Any, Fact]:
     """The axes and the degree of every variable."""
 
     def rule(e: Equation, operands: list[Fact]) -> list[Fact]:
@@ -208,8 +218,8 @@ def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any], inputs: int) -> dict[Any,
         return [Fact(axes._replace(branch=axes.branch and v not in summed), degree) for v in e.outvars]
 
     facts: dict[Any, Fact] = {v: Fact() for v in jaxpr.constvars}
-    facts |= {v: Fact(Axes(branch=True), AFFINE) for v in jaxpr.invars[:-inputs]}
-    facts |= {v: Fact(Axes(example=True)) for v in jaxpr.invars[-inputs:]}
+    facts |= {v: Fact(Axes(branch=not batched), AFFINE) for v in jaxpr.invars[:-inputs]}
+    facts |= {v: Fact(Axes(example=not batched)) for v in jaxpr.invars[-inputs:]}
     return interpret(jaxpr.eqns, facts, rule, _literal)
 
 
@@ -224,9 +234,17 @@ def _degree(e: Equation, degrees: list[int]) -> int:
         return top
     floating = all(jnp.issubdtype(_aval(v).dtype, jnp.floating) for v in e.outvars)
     first_only = all(s == CONSTANT for s in degrees[1:])
+    if name == "convert_element_type" and floating and _rounds(e):
+        return NONLINEAR  # what is rounded is w(a, b), not its parts
     joint = name in JOINTLY_LINEAR and not (name == "select_n" and degrees[0] != CONSTANT)
     linear = (name in LINEAR and first_only) or (name in BILINEAR and degrees.count(AFFINE) == 1) or joint
     return AFFINE if linear and floating else NONLINEAR
+
+
+def _rounds(e: Equation) -> bool:
+    """Whether a cast goes to a coarser type."""
+    before, after = (_aval(v).dtype for v in (e.invars[0], e.outvars[0]))
+    return not jnp.issubdtype(before, jnp.floating) or bool(jnp.finfo(after).eps > jnp.finfo(before).eps)
 
 
 def _step(e: Equation, facts: dict[Any, Fact], summed: frozenset[Any], inference: bool) -> Step:
@@ -262,7 +280,22 @@ def _weights(
     return {v: found[v] for v in params if v in found}
 
 
-def _cost(params: Sequence[Any], steps: Sequence[Step], residuals: Sequence[Residual]) -> Cost:
+def _live(jaxpr: jcore.Jaxpr, facts: dict[Any, Fact]) -> int:
+    """Most values with the example axis that are held at once, where an elementwise result replaces its operand."""
+    last = {v: k for k, e in enumerate(jaxpr.eqns) for v in e.invars if is_variable(v)}
+    last[jaxpr.outvars[0]] = len(jaxpr.eqns)
+    held = {v: _size(v) for v in jaxpr.invars if facts[v].axes.example}
+    most = sum(held.values())
+    for k, e in enumerate(jaxpr.eqns):
+        ending = {v for v in e.invars if is_variable(v) and v in held and last[v] == k}
+        made = {v: _size(v) for v in e.outvars if facts[v].axes.example}
+        replaced = e.primitive.name not in BILINEAR and set(made.values()) <= {held[v] for v in ending}
+        most = max(most, sum(held.values()) + (0 if replaced else sum(made.values())))
+        held = {v: size for v, size in (held | made).items() if v not in ending}
+    return most
+
+
+def _cost(params: Sequence[Any], steps: Sequence[Step], residuals: Sequence[Residual], live: int) -> Cost:
     """Operations and values of one branch on one example."""
     early, late = ([s for s in steps if (s.degree == NONLINEAR) == kind] for kind in (False, True))
     once, thrice = (sum(map(_operations, (s for s in early if (s.degree == AFFINE) == kind))) for kind in (False, True))
@@ -280,6 +313,8 @@ def _cost(params: Sequence[Any], steps: Sequence[Step], residuals: Sequence[Resi
         sum(map(_size, kept)) - held,
         sum(map(_size, params)),
         _contracted(last[-1]) if last else 0,
+        live,
+        any(s.name == "conv_general_dilated" for s in late),
     )
 
 

@@ -24,7 +24,7 @@ from landscape.compiler import batch_rules, flatten
 from landscape.compiler.analysis import OUTPUTS, Residual, StagedBranch, Step, analyse, varies
 from landscape.compiler.batch_rules import Axes
 from landscape.compiler.interpreter import interpret, read
-from landscape.networks import MultiBranch, Network, one_example
+from landscape.networks import MultiBranch, Network, as_written, one_example
 
 Tree = Any
 Parts = tuple[jax.Array, ...]
@@ -42,6 +42,22 @@ def stage(network: MultiBranch, params: Tree, example: Any, inference: bool = Fa
     """
     of = trees.Signature.of(example)
     return [_staged(branch, _one(w), of, inference, *_context()) for branch, w in network.groups(params)]
+
+
+def whole(network: MultiBranch, params: Tree, example: Any, n: int, rows: bool) -> list[StagedBranch]:
+    """Every kind of branch on a batch, as its author wrote it: leaves of params, leaves of x [n, ...] -> [n, ...].
+
+    `closed` is that forward pass. It can be run in stages too, on parameters without a branch axis.
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...], or their shapes.
+        example: One example, or its shape and type.
+        n: Examples of the batch.
+        rows: Whether convolutions of few channels are written as products, which are faster on a CPU.
+    """
+    of = trees.Signature.of(example)
+    return [_whole(branch, _one(w), of, n, rows, *_context()) for branch, w in network.groups(params)]
 
 
 def outputs_of(branches: Sequence[StagedBranch]) -> jax.ShapeDtypeStruct:
@@ -102,6 +118,18 @@ def _traced(branch: Network, one: trees.Signature, of: trees.Signature, *_contex
 def _staged(branch: Network, one: trees.Signature, of: trees.Signature, inference: bool, *context: Any) -> StagedBranch:
     with _no_mesh():
         return staged(_traced(branch, one, of, *context), inference, len(of.shapes))
+
+
+@lru_cache(64)
+def _whole(
+    branch: Network, one: trees.Signature, of: trees.Signature, n: int, rows: bool, *_context: Any
+) -> StagedBranch:
+    params, example = one.tree(), of.tree()
+    batch = jax.tree.map(lambda t: jax.ShapeDtypeStruct((n, *t.shape), t.dtype), example)
+    with _no_mesh():
+        traced = jax.make_jaxpr(as_written(branch, params, example))(params, batch)
+        flat = flatten.flat(traced, flatten.How(inference=True, rows=rows))
+    return analyse(flat, inference=True, inputs=len(of.shapes), batched=True)
 
 
 def _no_mesh() -> Any:

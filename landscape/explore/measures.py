@@ -70,18 +70,25 @@ def spectra(
         trace = keep(
             f"trace-{k}", w, lambda w=w, keys=keys: spectrum.trace(target.risk, w, keys[1], probes=SIGNS)._asdict()
         )
+        mean, error = float(trace["mean"]), float(trace["error"])
+        records.append({"largest": ends[:2].tolist(), "smallest": float(ends[2]), "trace": mean, "trace_error": error})
+        if not np.isfinite([*ends, mean]).all():
+            run.say("hessian", f"solution {k}: not finite")
+            continue
         density = keep(
             f"density-{k}",
             w,
             lambda w=w, keys=keys: spectrum.density(target.risk, w, keys[2], probes=PROBES, steps=NODES)._asdict(),
         )
         found |= {f"nodes {k}": density["nodes"], f"weights {k}": density["weights"]}
-        mean, error = float(trace["mean"]), float(trace["error"])
-        records.append({"largest": ends[:2].tolist(), "smallest": float(ends[2]), "trace": mean, "trace_error": error})
         run.say("hessian", f"solution {k}: {ends[2]:.3g} … {ends[0]:.3g}, trace {mean:.3g} ± {error:.2g}")
     return found, records
 
 
 def _ends(risk: Any, w: Params, key: jax.Array) -> dict[str, np.ndarray]:
-    found = spectrum.eigenpairs(risk, w, key, largest=2, smallest=1, tolerance=1e-4, steps=LANCZOS)
+    """The two largest eigenvalues and the smallest; nan where the Hessian is not finite."""
+    try:
+        found = spectrum.eigenpairs(risk, w, key, largest=2, smallest=1, tolerance=1e-4, steps=LANCZOS)
+    except spectrum.NotFinite:
+        return {"values": np.full(3, np.nan)}
     return {"values": found.values}

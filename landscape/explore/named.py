@@ -53,7 +53,7 @@ def data_of(text: str, option: str, *, split: str = "train", root: Path | None =
     if isinstance(found, Dataset):
         return found
     if isinstance(found, tuple | list) and len(found) in (2, 3):
-        return Dataset(*(np.asarray(part) for part in found), name=text)
+        return Dataset(*found, name=text)
     raise ValueError(f"{option} {text} is {type(found).__name__}; wanted a Dataset, (x, y) or (x, y, weight).")
 
 

@@ -65,6 +65,8 @@ def grid_of(config: Any, risk: Any, plane: Plane) -> tuple[Grid, str]:
         return grid_around(plane, config.points, config.margin), f"the solutions and {config.margin:.0%} around"
     size, met = radius(risk, plane, config.rise)
     axis = np.linspace(-size, size, config.points)
+    if met == "nothing":
+        return Grid(axis, axis), f"radius {size:.3g}: the loss at the centre is not finite"
     if not met:
         return Grid(axis, axis), f"radius {size:.3g}: the loss never rises to {config.rise:g} times that of the centre"
     least = f" (taken as {LEAST:g})" if met == "least" else ""
@@ -88,7 +90,7 @@ def radius(risk: Any, plane: Plane, rise: float) -> tuple[float, str]:
 
     Returns:
         r in the coordinates of the plane, to one per cent, and "centre" or "least", for which loss was multiplied;
-        1 and "" where the loss never rises so far.
+        1 and "" where the loss never rises so far; 1 and "nothing" where that of the centre is not finite.
     """
     of, data = spectrum.objective(risk)
     value = jax.jit(lambda data, plane, a, b: of(data, plane.at((a, b))))
@@ -99,6 +101,8 @@ def radius(risk: Any, plane: Plane, rise: float) -> tuple[float, str]:
         return float(np.mean([float(value(data, trio, a, b)) for a, b in points]))
 
     centre = float(value(data, trio, 0.0, 0.0))
+    if not np.isfinite(centre):
+        return 1.0, "nothing"
     target = rise * max(centre, LEAST)
     low, high = 0.0, 1e-3
     while mean(high) < target:  # a loss that is not finite has risen

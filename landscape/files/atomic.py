@@ -86,6 +86,8 @@ def fingerprint(*parts: Any) -> str:
     """
     import jax
 
+    from landscape.arrays import on_disk
+
     digest = hashlib.sha256()
     leaves, structure = jax.tree.flatten(parts)
     digest.update(str(structure).encode())
@@ -93,11 +95,12 @@ def fingerprint(*parts: Any) -> str:
         if isinstance(leaf, str | bool | int | float):
             digest.update(repr(leaf).encode())
             continue
-        array = np.ascontiguousarray(leaf)
+        array = leaf if on_disk.stays(leaf) else np.ascontiguousarray(leaf)
         if array.dtype.hasobject:
             raise TypeError(f"a fingerprint wants arrays, numbers and strings; got {type(leaf).__name__}.")
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
+        for part in on_disk.blocks(array):
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

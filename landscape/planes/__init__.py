@@ -1,7 +1,7 @@
 """Planes in parameter space, w(a, b) = o + a u + b v, and their builders (§5.1)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +10,11 @@ import numpy as np
 
 from landscape.arrays import trees
 from landscape.networks import MultiBranch, Network
-from landscape.planes import directions, filters, spectrum
+from landscape.planes import directions, filters, parameters, spectrum
 from landscape.problem import Problem
 
 Params = Any
+Risk = Callable[[Params], Any]
 
 ON_A_LINE = 1e-4
 """Smallest height of the triangle of the three solutions, relative to its longest side."""
@@ -54,13 +55,15 @@ class Plane(NamedTuple):
         return f"Plane({self.kind}: {trees.size(self.origin):,} parameters, {len(self.anchors)} anchors)"
 
 
-def through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
+def through_solutions(w0: Params, w1: Params, w2: Params, *, of: Risk | None = None) -> Plane:
     """The plane spanned by three solutions (§5.1), with orthonormal axes: u along w1 − w0, the origin at w0.
 
     Args:
         w0: A tree of parameters.
         w1: Another one.
         w2: A third one, not on the line through the two.
+        of: The function risk(params) that is to be shown: leaves that it does not read, such as an optimiser's
+            moments, stay out of the plane.
 
     Raises:
         ValueError: Trees of different structure or shapes, values that are not finite, or solutions on one line.
@@ -70,7 +73,7 @@ def through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
     [[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]]
     """
     check_solutions(w0, w1, w2)
-    w0, w1, w2 = map(trees.widened, (w0, w1, w2))
+    w0, w1, w2 = map(trees.widened, parameters.alike(of, (w0, w1, w2)))
     u, v, sizes = _orthonormal(w0, w1, w2)
     length, along, height, second = (float(x) for x in sizes)
     _refuse_line(height, length, second)
@@ -89,7 +92,7 @@ def _orthonormal(w0: Params, w1: Params, w2: Params) -> tuple[Params, Params, tu
     return u, trees.scale(1 / height, across), (length, trees.vdot(second, u), height, trees.norm(second))
 
 
-def oblique_through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
+def oblique_through_solutions(w0: Params, w1: Params, w2: Params, *, of: Risk | None = None) -> Plane:
     """The plane of the paper's published pictures: origin at the mean of the solutions, oblique axes scaled to ‖w2‖.
 
     u points along w1 − w0 and v along w2 − w0, both of length ‖w2‖, at whatever angle they make: shapes are sheared,
@@ -99,12 +102,14 @@ def oblique_through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
         w0: A tree of parameters.
         w1: Another one.
         w2: A third one, not on the line through the two.
+        of: As in `through_solutions`.
 
     Raises:
         ValueError: As in `through_solutions`, or w2 = 0.
     """
+    check_solutions(w0, w1, w2)
+    w0, w1, w2 = map(trees.widened, parameters.alike(of, (w0, w1, w2)))
     straight = through_solutions(w0, w1, w2)
-    w0, w1, w2 = map(trees.widened, (w0, w1, w2))
     size = float(trees.norm(w2))
     if size == 0:
         raise ValueError("The axes are scaled to the norm of the third solution, which is 0; take through_solutions.")
@@ -161,18 +166,19 @@ def random_filter_normalized(
     return Plane(w, u, v, np.zeros((1, 2)), f"random_{per}" if per != "none" else "random")
 
 
-def trajectory_pca(ws: Sequence[Params]) -> Plane:
+def trajectory_pca(ws: Sequence[Params], *, of: Risk | None = None) -> Plane:
     """The plane of the first two principal directions of a trajectory, through its last point [Li18].
 
     Args:
         ws: Parameters along the way, T ≥ 3 trees; the projections of all are the anchors.
+        of: As in `through_solutions`.
 
     Raises:
         ValueError: Fewer than three, different or infinite parameters, or points on one line.
     """
-    ws = list(map(trees.widened, ws))
     if ws:
         check_solutions(*ws)
+        ws = list(map(trees.widened, parameters.alike(of, ws)))
     u, v, _ = directions.principal(ws)
     plane = Plane(ws[-1], u, v, np.zeros((0, 2)), "trajectory_pca")
     return plane._replace(anchors=project(plane, ws)[:, :2])
@@ -213,6 +219,32 @@ def gradient_curvature(problem: Problem | spectrum.Risk, w: Params, key: jax.Arr
     (bent,) = spectrum.eigenpairs(problem, w, key, largest=0, smallest=1).vectors
     v = directions.unit(trees.axpy(-trees.vdot(bent, u), u, bent), "The part of negative curvature off the gradient")
     return Plane(w, u, v, np.zeros((1, 2)), "gradient_curvature")
+
+
+def of_read(risk: Risk, plane: Plane, *, rebuild: bool = True) -> Plane:
+    """The plane without the leaves that a function does not read; the plane itself where it moves none.
+
+    Args:
+        risk: A function risk(params).
+        plane: Any plane.
+        rebuild: Whether one through three solutions gets new axes, so that coordinates are distances again; its
+            coordinates stay as they are otherwise, and count as oblique.
+    """
+    still = parameters.moving(risk, plane.affine)
+    if not any(still):
+        return plane
+    structure = jax.tree.structure(plane.origin)
+
+    def fixed(tree: Params) -> Params:
+        pairs = zip(still, jax.tree.leaves(tree), strict=True)
+        return structure.unflatten([jnp.zeros_like(x) if s else x for s, x in pairs])
+
+    found = plane._replace(u=fixed(plane.u), v=fixed(plane.v))
+    if plane.kind != "orthonormal":
+        return found
+    if rebuild and len(plane.anchors) == 3:
+        return through_solutions(*map(found.at, plane.anchors))
+    return found._replace(kind="oblique")
 
 
 def project(plane: Plane, ws: Sequence[Params]) -> np.ndarray:

@@ -66,6 +66,10 @@ def objective(problem: Problem | Risk) -> tuple[Objective, Any]:
     return FunctionOf(problem), None
 
 
+class NotFinite(ValueError):
+    """The Hessian at some parameters is not finite."""
+
+
 class Eigenpairs(NamedTuple):
     """Eigenvalues with their unit eigenvectors.
 
@@ -129,8 +133,14 @@ def _begin(start: jax.Array, steps: int, key: jax.Array) -> Krylov:
 
 
 def _ritz(krylov: Krylov, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues, eigenvectors and residuals of the tridiagonal matrix of the first steps, in float64."""
+    """Eigenvalues, eigenvectors and residuals of the tridiagonal matrix of the first steps, in float64.
+
+    Raises:
+        NotFinite: The Hessian is not finite.
+    """
     alpha, beta = (np.asarray(x, np.float64)[:steps] for x in (krylov.alpha, krylov.beta))
+    if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
+        raise NotFinite("The Hessian is not finite at these parameters; choose a point where the loss is finite.")
     values, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1))
     return values, vectors, np.abs(beta[-1] * vectors[-1])
 
@@ -172,18 +182,12 @@ def eigenpairs(
         until = min(most, done + STEPS_A_CALL)
         krylov, done = _advance(of, data, w, krylov, done, until), until
         values, vectors, residuals = _ritz(krylov, done)
-        _refuse_not_finite(values)
         chosen = np.r_[np.arange(done)[::-1][:largest], np.arange(done)[:smallest]]
         if size > EXACT and done > wanted and (residuals[chosen] <= tolerance * np.abs(values).max()).all():
             break
     combined = jnp.asarray(vectors[:, chosen].T, flat.dtype) @ krylov.basis[:done]
     units = [unravel(x / jnp.linalg.norm(x)) for x in combined]
     return Eigenpairs(values[chosen], units, residuals[chosen], done)
-
-
-def _refuse_not_finite(values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError("The Hessian is not finite at these parameters; choose a point where the loss is finite.")
 
 
 class Estimate(NamedTuple):
@@ -270,7 +274,6 @@ def density(problem: Problem | Risk, w: Params, key: jax.Array, *, probes: int =
         start = jax.random.rademacher(probe, flat.shape, flat.dtype)
         krylov = _advance(of, data, w, _begin(start, steps, probe), 0, steps)
         values, vectors, _ = _ritz(krylov, steps)
-        _refuse_not_finite(values)
         nodes.append(values)
         weights.append(vectors[0] ** 2)
     return Density(np.stack(nodes), np.stack(weights))

@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from landscape.arrays import hardware, trees
+from landscape.arrays import hardware, on_disk, trees
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network
@@ -221,7 +221,7 @@ def advance(static: Static, state: State, keys: jax.Array, data: Dataset, start:
     def ordered(t: jax.Array, key: jax.Array, order: jax.Array) -> tuple[jax.Array, Any]:
         order = lax.cond(t % count == 0, shuffled, lambda *_: order, key, t // count)
         chosen = lax.dynamic_slice_in_dim(order, t % count * static.batch_size, static.batch_size)
-        return order, jax.tree.map(lambda x: x[chosen], (data.x, data.y, data.weight))
+        return order, on_disk.at((data.x, data.y, data.weight), chosen)
 
     def step(t: jax.Array, state: State) -> State:
         order, batch = jax.vmap(ordered, (None, 0, 0))(t, keys, state.order)
