@@ -118,11 +118,11 @@ def _in_pairs(problem: Problem, plane: Plane, points: np.ndarray, data: Dataset)
     found = []
     for ab in points.astype(plane.float_type):
         f = outputs_in_pairs(problem.network, _at(plane.affine, ab), x)[:count]
-        found.append(weight @ np.asarray(each(problem.loss, jnp.asarray(f), jnp.asarray(y)), float) / weight.sum())
+        found.append(weight @ np.asarray(_each(problem.loss, f, y), float) / weight.sum())
     return np.array(found)
 
 
-_at = jax.jit(Affine.at)
+_at, _each = jax.jit(Affine.at), jax.jit(each, static_argnums=0)
 
 
 def check_anchors(
