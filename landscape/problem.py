@@ -137,7 +137,7 @@ def refuse_mixing(network: MultiBranch, params: Params, x: Any) -> None:
         return
     two = jax.tree.unflatten(jax.tree.structure(x), [t[[0, int(differs.argmax())]] for t in head])
     for branch, w in network.groups(params):
-        first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), w)
+        first = jax.tree.map(lambda leaf: leaf[0], w)
         with jax.default_matmul_precision("highest"):
             together, again, alone = (np.asarray(f, np.float64) for f in _two_ways(branch, first, two))
         if not np.array_equal(together, again, equal_nan=True):

@@ -208,9 +208,14 @@ def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any], inputs: int) -> dict[Any,
         return [Fact(axes._replace(branch=axes.branch and v not in summed), stage) for v in e.outvars]
 
     facts: dict[Any, Fact] = {v: Fact() for v in jaxpr.constvars}
-    facts |= {v: Fact(Axes(branch=True), AFFINE) for v in jaxpr.invars[:-inputs]}
+    facts |= {v: Fact(Axes(branch=True), AFFINE if is_moved(v) else CONSTANT) for v in jaxpr.invars[:-inputs]}
     facts |= {v: Fact(Axes(example=True)) for v in jaxpr.invars[-inputs:]}
     return interpret(jaxpr.eqns, facts, rule, _literal)
+
+
+def is_moved(variable: Any) -> bool:
+    """Whether a plane moves a parameter: counters and random keys are the same everywhere."""
+    return bool(jnp.issubdtype(_aval(variable).dtype, jnp.floating))
 
 
 def _literal(_: jcore.Literal) -> Fact:
