@@ -37,6 +37,7 @@ _HOMES = {
     "from_flax": "networks",
     "from_linen": "networks",
     "from_torch": "networks",
+    "from_keras": "networks",
     "Problem": "problem",
     "Solutions": "training.solutions",
     "train": "training",

@@ -132,7 +132,7 @@ class _BranchLoop(NamedTuple):
 
     def add_chunk(self, f: jax.Array, affine: Affine, step: int) -> jax.Array:
         """Add the outputs of a chunk, `step` branches at a time; their first layer is held for the whole grid."""
-        branch, steps = self.branch, jax.tree.map(lambda t: t.reshape(-1, step, *t.shape[1:]), affine)
+        branch, steps = self.branch, jax.tree.map(lambda t: t.reshape(t.shape[0] // step, step, *t.shape[1:]), affine)
 
         def precompute(affine: Affine) -> Any:
             return staged.precompute(branch, affine, self.x, self.prelaid)

@@ -37,8 +37,10 @@ def loss_label(surface: "Surface", layer: str | None = None) -> str:
 
 
 def title(surface: "Surface") -> str:
-    """Short name of a surface in a row: its number of branches, or nothing."""
+    """Short name of a surface in a row: its number of branches, the name of somebody's one network, or nothing."""
     branches = surface.metadata.get("branches")
+    if branches == 1 and surface.metadata.get("network"):
+        return str(surface.metadata["network"])
     return "" if branches is None else f"$I$ = {int(branches):,}"
 
 
