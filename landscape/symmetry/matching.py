@@ -89,7 +89,10 @@ def slice_scores(found: Found, reference: Blocks, params: Blocks, keep: int = KE
 
 def _best(pairs: Pairs, restarts: int, rng: np.random.Generator) -> Pairs:
     """The best of a descent and of some from random permutations, for every pair."""
-    best = _descended(_begun(pairs))
+    first = _begun(pairs)
+    lost = np.nonzero(first.value() < pairs.value())[0]
+    first.put(lost, pairs.some(lost))
+    best = _descended(first)
     for _ in range(restarts):
         start = {g: random_order(rng, *order.shape) for g, order in pairs.orders.items()}
         other = _descended(pairs.permuted(start))
@@ -103,7 +106,7 @@ def _begun(pairs: Pairs) -> Pairs:
     found, roles = pairs.found, pairs.roles
     touching = [[g for g, s in enumerate(found) for k, _ in s.members if k == b] for b in range(len(pairs.sizes))]
     known: set[int] = set()
-    todo = {g for g, s in enumerate(found) if s.outer < 0}
+    todo, pairs = {g for g, s in enumerate(found) if s.outer < 0}, pairs.some(np.arange(len(pairs.constant)))
     while todo:
         usable = {g: [b for b in _blocks(found[g]) if _is_known(touching[b], g, known, roles.children)] for g in todo}
         share = {g: _total(pairs, usable[g]) / (_total(pairs, _blocks(found[g])) or 1.0) for g in todo}
