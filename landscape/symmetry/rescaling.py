@@ -19,7 +19,6 @@ from landscape.symmetry.symmetries import One, Symmetries, inputs
 Params = Any
 Array = np.ndarray
 
-PROBES = 12
 SWEEPS = 200
 CONVERGED = 1e-9
 """Largest log c of a sweep after which parameters are balanced."""
@@ -75,7 +74,10 @@ def find(one: One, params: Params, x: Any, symmetries: Symmetries, *, seed: int 
     outputs = Wide(jax.vmap(one, (None, 0)), params, x)
     probe = Probe(outputs, params, x, rng)
     tolerance = np.sqrt(outputs.epsilon)
-    derivatives = _derivatives(one, probe, layout, rng)
+    try:
+        derivatives = _derivatives(one, probe, layout, rng)
+    except Exception:  # programs without a derivative say so each in its own way
+        return ()
     found = []
     for place, s in enumerate(symmetries.found):
         plain = Rescaling(s, place, (1.0,) * len(s.members))
@@ -102,8 +104,8 @@ def _derivatives(one: One, probe: Probe, layout: Layout, rng: np.random.Generato
         return jax.tree.map(lambda a, b: a * b if trees.is_parameter(a) else jnp.zeros(a.shape), w, gradient)
 
     f, found = Wide(pulled, probe.params, first, g), []
-    for k in range(PROBES):
-        x = jax.tree.map(lambda leaf, k=k: leaf[k % len(leaf)], probe.x)
+    for k in range(len(jax.tree.leaves(probe.x)[0])):
+        x = jax.tree.map(lambda leaf, k=k: leaf[k], probe.x)
         blocks = layout.explode(f(probe.params, x, rng.normal(size=g.shape)))
         found.append([np.nan_to_num(block)[None] for block in blocks])
     return found

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from landscape.symmetry.axes import Axis, atoms, atoms_of, pin
-from landscape.symmetry.blocks import Layout, Symmetry, permute, random_order
+from landscape.symmetry.blocks import Layout, Symmetry, generators, permute
 from landscape.symmetry.probes import Probe, Wide, inputs
 from landscape.symmetry.trace import Trace
 
@@ -83,13 +83,12 @@ def _traced(one: One, params: Params, example: Any) -> tuple[Layout, Trace]:
 
 
 def _members(layout: Layout) -> dict[Axis, list[tuple[int, int]]]:
-    """Where every atom occurs among the blocks."""
+    """Where every atom occurs among the blocks; a single unit has to occur twice, it can only be rescaled."""
     members: dict[Axis, list[tuple[int, int]]] = {}
     for b, (_, owned) in enumerate(layout.owners):
         for k, a in enumerate(owned):
-            if a.size > 1:
-                members.setdefault(a, []).append((b, k))
-    return members
+            members.setdefault(a, []).append((b, k))
+    return {a: several for a, several in members.items() if a.size > 1 or len(several) > 1}
 
 
 def _companions(seen: Sequence[Sequence[Axis]]) -> dict[Axis, set[Axis]]:
@@ -120,11 +119,11 @@ def _candidates(
 
 
 def _holds(symmetry: Symmetry, layout: Layout, probes: Sequence[Probe], rng: np.random.Generator) -> bool:
-    """Whether a random permutation leaves the outputs of every probe unchanged."""
+    """Whether permutations that generate all others leave the outputs of every probe unchanged."""
     for probe in probes:
-        blocks = layout.explode(probe.params)
-        order = random_order(rng, 1, symmetry.slices(blocks), symmetry.size)
-        moved = permute([block[None] for block in blocks], symmetry, order)
-        if probe.change(layout.assemble([block[0] for block in moved])) > probe.tolerance:
-            return False
+        blocks = [block[None] for block in layout.explode(probe.params)]
+        for order in generators(rng, 1, symmetry.slices(blocks, 1), symmetry.size):
+            moved = layout.assemble([block[0] for block in permute(blocks, symmetry, order)])
+            if probe.change(moved) > probe.tolerance:
+                return False
     return True
