@@ -56,9 +56,9 @@ def symmetries(target: Problem | MultiBranch | Network, params: Params = None, x
 
     >>> from landscape.networks import mlp_branch
     >>> print(symmetries(mlp_branch((5, 8, 2), bias=True), x=np.ones((1, 5), np.float32)))
-    units  permuted in                                  rescaled in
-    8      [0]['bias'], [0]['kernel'], [1]['kernel']    [0]['bias']^1, [0]['kernel']^1, [1]['kernel']^-1
-    in their order: [1]['bias']
+    8 units                 0.bias, 0.kernel, 1.kernel
+        rescaled            0.bias, 0.kernel against 1.kernel
+    in their order          1.bias
     """
     network = target.network if isinstance(target, Problem) else target
     x = target.data.support.x if isinstance(target, Problem) else x

@@ -293,7 +293,7 @@ def test_the_refusal_names_what_changed_and_by_how_much(seed):
     far = np.where(np.arange(40)[:, None] < 8, 1, 1e12).astype("f4")
     problem = Problem(Dataset(far * made.data.x, made.data.y), made.network, made.loss)
     params, other = (made.network.init(jax.random.key(seed + k)) for k in range(2))
-    words = r"params, group 2 \(leaves \[0\]\['kernel'\], \[1\]\['kernel'\]\) changes its outputs on \d+ of 40"
+    words = r"params, group 2 \(leaves 0.kernel, 1.kernel\) changes its outputs on \d+ of 40"
     with pytest.raises(alignment.Changed, match=words) as refused:
         alignment.balance(problem, params)
     balanced = params[0], alignment.balance(made, params)[1]

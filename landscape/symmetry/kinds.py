@@ -1,6 +1,6 @@
 """A kind of branches with everything that may be permuted or rescaled in it, and how that is said to a person."""
 
-from collections.abc import Sequence
+import textwrap
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ from landscape.symmetry.rescaling import Rescaling
 from landscape.symmetry.symmetries import Symmetries
 
 Params = Any
+WIDTH, COLUMN = 100, 24
+"""Characters of a line, and of its first column."""
 FEW = 4
 """Examples on which symmetries are verified."""
 
@@ -74,48 +76,44 @@ def _found(branch: _Branch) -> tuple[Symmetries, tuple[Rescaling, ...], bool]:
 
 
 def lines(kind: Kind) -> list[str]:
-    """A table of the symmetries of one kind of branches: how many units, what they are, and how they are rescaled."""
-    found, names = kind.symmetries, kind.symmetries.layout.names
-    rows = [("units", "permuted in", "rescaled in")]
+    """What a person reads of one kind of branches: every group of units, the leaves it is in, and its rescalings."""
+    found = kind.symmetries
+    table = [("branches", f"{kind.count:,}{_pooled(kind)}")] if kind.count > 1 else []
     for place, s in enumerate(found.found):
         several = [r for r in kind.rescalings if r.place == place]
-        rows.append((_size(kind, place), ", ".join(found.leaves(s)), "; ".join(map(_against(kind), several)) or "–"))
-    widths = [max(len(row[k]) for row in rows) for k in range(2)]
-    table = ["  ".join((*(cell.ljust(n) for cell, n in zip(row, widths, strict=False)), row[2])) for row in rows]
+        if s.size > 1 or several:
+            table.append((_size(kind, place), ", ".join(found.leaves(s))))
+            table += [("    rescaled", _against(found, r)) for r in several]
     moved = {name for s in found.found for name in found.leaves(s)}
-    fixed = [name for name in names if name not in moved]
-    unknown = [f"{name} ({count})" for name, count in found.unknown.items()]
-    notes = [
-        *([f"{kind.count:,} branches, exchanged as wholes{_pooled(kind)}"] if kind.count > 1 else []),
-        *([f"in their order: {', '.join(fixed)}"] if fixed else []),
-        *([f"kept in order by primitives without a rule: {', '.join(unknown)}"] if unknown else []),
-        *([f"not used, since outputs change: {_named(found, found.dropped)}"] if found.dropped else []),
-    ]
-    return (table if found.found else ["no units may change places"]) + notes
+    fixed = ", ".join(name for name in found.layout.names if name not in moved)
+    table += [("in their order", fixed)] if fixed else []
+    table += [(f"    by {name}", f"{count} times, which has no rule") for name, count in found.unknown.items()]
+    table += [("outputs change", f"{s.size:,} units in {', '.join(found.leaves(s))}: not used") for s in found.dropped]
+    return [_line(left, right) for left, right in table]
+
+
+def _line(left: str, right: str) -> str:
+    """Two columns, the second wrapped."""
+    return textwrap.fill(right, WIDTH, initial_indent=left.ljust(COLUMN), subsequent_indent=" " * COLUMN)
 
 
 def _size(kind: Kind, place: int) -> str:
     s = kind.symmetries.found[place]
+    words = f"{s.size:,} unit{'s' if s.size > 1 else ''}"
     if s.outer >= 0:
-        return f"{s.size:,} in each of the {kind.symmetries.found[s.outer].size:,} above"
-    return f"{s.size:,} in every slice" if s.within else f"{s.size:,}"
+        return f"{words} in each of {kind.symmetries.found[s.outer].size:,}"
+    return f"{words} in every slice" if s.within else words
 
 
 def _pooled(kind: Kind) -> str:
-    return f"; their {kind.count * kind.symmetries.found[0].size:,} units also one by one" if kind.pools else ""
+    return f", a sum over {kind.count * kind.symmetries.found[0].size:,} units that change places" if kind.pools else ""
 
 
-def _named(found: Symmetries, several: Sequence[Any]) -> str:
-    return "; ".join(f"{s.size:,} in {', '.join(found.leaves(s))}" for s in several)
-
-
-def _against(kind: Kind) -> Any:
-    """The words for a rescaling: leaves with their exponents."""
-    owners = kind.symmetries.layout.owners
-
-    def words(rescaling: Rescaling) -> str:
+def _against(found: Symmetries, rescaling: Rescaling) -> str:
+    """The leaves that grow with a unit's factor, against those that shrink."""
+    owners, parts = found.layout.owners, []
+    for sign in (1, -1):
         pairs = zip(rescaling.symmetry.members, rescaling.exponents, strict=True)
-        found = {kind.symmetries.layout.names[owners[b][0]]: e for (b, _), e in pairs if e}
-        return ", ".join(f"{name}^{e:g}" for name, e in found.items())
-
-    return words
+        several = {found.layout.names[owners[b][0]]: sign * e for (b, _), e in pairs if sign * e > 0}
+        parts.append(", ".join(name if e == 1 else f"{name}^{e:g}" for name, e in several.items()))
+    return " against ".join(part for part in parts if part)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from landscape.checkpoints import words
 from landscape.symmetry.axes import Axis, atoms, atoms_of, pin
 from landscape.symmetry.blocks import Layout, Symmetry, generators, permute
 from landscape.symmetry.probes import Probe, Wide, inputs
@@ -78,8 +79,8 @@ def _traced(one: One, params: Params, example: Any) -> tuple[Layout, Trace]:
     outs = trace.run(closed.jaxpr, closed.consts, [*axes, *(atoms_of(aval.shape, True) for aval in avals)])
     for axis in (axis for out in outs for axis in out):
         pin(axis)
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    return Layout(structure, tuple(paths), tuple(map(tuple, axes))), trace
+    names = [".".join(words(path)) or "parameters" for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return Layout(structure, tuple(names), tuple(map(tuple, axes))), trace
 
 
 def _members(layout: Layout) -> dict[Axis, list[tuple[int, int]]]:
