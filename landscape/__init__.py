@@ -44,6 +44,8 @@ _HOMES = {
     "Surface": "surfaces",
     "evaluate": "evaluation",
 }
+_RENAMED = {"modules": "networks.modules"}
+"""Earlier names of modules, kept for one release."""
 _MODULES = ("datasets", "networks", "checkpoints", "losses", "planes", "convexity", "alignment", "plots", "duality")
 
 __all__ = [*_HOMES, *_MODULES]
@@ -53,8 +55,8 @@ def __getattr__(name: str) -> Any:
     """Public names are loaded on first use, so that `landscape --help` never waits for JAX."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"landscape.{_HOMES[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"landscape.{name}")
+    if name in _MODULES or name in _RENAMED:
+        return importlib.import_module(f"landscape.{_RENAMED.get(name, name)}")
     raise AttributeError(f"module 'landscape' has no attribute '{name}'")
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape.arrays import trees
+from landscape.arrays import on_disk, trees
 from landscape.networks import MultiBranch, Network, one_example
 from landscape.problem import BRANCHES_AT_A_TIME, Problem
 from landscape.symmetry import matching, pooling, rescaling
@@ -121,7 +121,7 @@ def align(
             kind = kind._replace(symmetries=kind.symmetries._replace(found=()), rescalings=(), pools=False)
         order = _by_outputs(branch, r, before, examples) if by == "outputs" else None
         aligned.append(_aligned(kind, before, r, keep, restarts, order))
-    return _joined(problem, aligned)
+    return problem.network.join(aligned)
 
 
 def align_all(
@@ -148,7 +148,7 @@ def align_all(
     kinds = kinds_of(problem.network, solutions[0], problem.data.support.x)
     befores = zip(*(_outputs(problem, w, f"solution {k + 1}") for k, w in enumerate(solutions)), strict=True)
     aligned = [_aligned_together(kind, several, keep, restarts) for kind, several in zip(kinds, befores, strict=True)]
-    return [_joined(problem, parts) for parts in zip(*aligned, strict=True)]
+    return [problem.network.join(parts) for parts in zip(*aligned, strict=True)]
 
 
 def balance(problem: Problem, params: Params) -> Params:
@@ -167,7 +167,7 @@ def balance(problem: Problem, params: Params) -> Params:
         layout = kind.symmetries.layout
         blocks, _ = rescaling.balance(_wide(kind, before.params), kind.rescalings)
         balanced.append(_verified(kind, before, layout.assemble(blocks, 1)) if kind.rescalings else before.params)
-    return _joined(problem, balanced)
+    return problem.network.join(balanced)
 
 
 def _aligned(
@@ -251,7 +251,7 @@ def _culprit(kind: Kind, before: Outputs) -> str:
 
 def _by_outputs(branch: Network, reference: Params, before: Outputs, examples: int) -> np.ndarray:
     """The order of branches that maximises the inner products of their outputs."""
-    x = jax.tree.map(lambda leaf: leaf[:examples], before.x)
+    x = jax.tree.map(lambda leaf: on_disk.rows(leaf, slice(examples)), before.x)
     first = [jax.tree.map(lambda leaf: leaf[0], tree) for tree in (reference, x)]
     outputs = jax.jit(jax.vmap(jax.vmap(one_example(branch, *first), (None, 0)), (0, None)))
     theirs, mine = (np.asarray(outputs(w, x), np.float64) for w in (reference, before.params))
@@ -272,10 +272,6 @@ def _wide(kind: Kind, params: Params) -> Blocks:
     """The blocks [I, ...] of one kind of branches in float64."""
     blocks = kind.symmetries.layout.explode(params, 1)
     return [block.astype(np.float64) if trees.is_parameter(block) else block for block in blocks]
-
-
-def _joined(problem: Problem, parts: Sequence[Params]) -> Params:
-    return parts[0] if isinstance(problem.network.branch, Network) else tuple(parts)
 
 
 def _refuse_many(kind: Kind) -> None:

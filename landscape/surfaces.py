@@ -20,12 +20,12 @@ __all__ = ["Grid", "Provenance", "Surface", "grid_around", "load_stack", "save_s
 TAKEN = frozenset(
     "a b risk anchor anchor_a anchor_b anchor_risk surface point_a point_b branches triple plane metadata".split()
 )
-"""Names that a file of surfaces uses itself."""
+"""Names reserved in a file of surfaces."""
 
 
 @dataclass(frozen=True, eq=False)
 class Provenance(Mapping[str, Any]):
-    """What was computed, from what, how, and the self-checks; it reads as a mapping of all that is known.
+    """How a surface was computed, from which data, and its self-checks; a mapping of all fields that are known.
 
     Attributes:
         plane: Kind of the plane.
@@ -38,6 +38,7 @@ class Provenance(Mapping[str, Any]):
         loss: Name of the loss.
         dataset: Name of the data; `examples` of them, N, with the hash `data_sha256`.
         tile: Sizes of the grid loop.
+        route: Which loop computed it and why, in words.
         operations: Floating-point operations of the surface.
         checks: What `evaluation.checks.agreement` found.
         triple: Which triple of solutions, from 0.
@@ -54,8 +55,8 @@ class Provenance(Mapping[str, Any]):
         not_finite: Number of grid points without a finite loss.
         curvature: "shown", or why it is not.
         unexplained_fraction: Share of the change of slope that second derivatives do not explain.
-        units: Of the loss.
-        more: Anything else by name.
+        units: Units of the loss.
+        more: Further entries by name.
     """
 
     plane: str | None = None
@@ -70,6 +71,7 @@ class Provenance(Mapping[str, Any]):
     examples: int | None = None
     data_sha256: str | None = None
     tile: Sequence[int] | None = None
+    route: str | None = None
     operations: float | None = None
     checks: Mapping[str, Any] | None = None
     triple: int | None = None
@@ -91,7 +93,7 @@ class Provenance(Mapping[str, Any]):
 
     @classmethod
     def of(cls, known: Mapping[str, Any]) -> "Provenance":
-        """A record of whatever a mapping holds."""
+        """The record of a mapping; unknown keys go to `more`."""
         names = {f.name for f in fields(cls)} - {"more"}
         more = {name: value for name, value in known.items() if name not in names}
         return cls(**{name: known[name] for name in names & set(known)}, more=more)
@@ -169,7 +171,7 @@ class Surface:
             object.__setattr__(self, name, value)
 
     def noting(self, known: Provenance) -> "Surface":
-        """The same surface, of which more is known."""
+        """The surface with further provenance."""
         return replace(self, metadata={**self.metadata, **known})
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("arrays", "files", "losses"),
     ("datasets", "checkpoints", "networks", "compiler"),
-    ("problem", "modules"),
+    ("problem",),
     ("training", "planes", "symmetry", "alignment", "duality"),
     ("surfaces",),
     ("evaluation",),

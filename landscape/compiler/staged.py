@@ -24,7 +24,7 @@ from landscape.compiler import batch_rules, flatten
 from landscape.compiler.analysis import OUTPUTS, Residual, StagedBranch, Step, analyse, varies
 from landscape.compiler.batch_rules import Axes
 from landscape.compiler.interpreter import interpret, read
-from landscape.networks import MultiBranch, Network, one_example
+from landscape.networks import MultiBranch, Network, as_written, one_example
 
 Tree = Any
 Parts = tuple[jax.Array, ...]
@@ -44,6 +44,22 @@ def stage(network: MultiBranch, params: Tree, example: Any, inference: bool = Fa
     return [_staged(branch, _one(w), of, inference, *_context()) for branch, w in network.groups(params)]
 
 
+def whole(network: MultiBranch, params: Tree, example: Any, n: int, rows: bool) -> list[StagedBranch]:
+    """Every kind of branch on a batch, as its author wrote it: leaves of params, leaves of x [n, ...] -> [n, ...].
+
+    `closed` is that forward pass. It can be run in stages too, on parameters without a branch axis.
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...], or their shapes.
+        example: One example, or its shape and type.
+        n: Examples of the batch.
+        rows: Whether convolutions of few channels are written as products, which are faster on a CPU.
+    """
+    of = trees.Signature.of(example)
+    return [_whole(branch, _one(w), of, n, rows, *_context()) for branch, w in network.groups(params)]
+
+
 def outputs_of(branches: Sequence[StagedBranch]) -> jax.ShapeDtypeStruct:
     """Shape [C] (or any other) and type of the sum of all branches, for one example."""
     found = [branch.closed.jaxpr.outvars[0].aval for branch in branches]
@@ -53,7 +69,7 @@ def outputs_of(branches: Sequence[StagedBranch]) -> jax.ShapeDtypeStruct:
 
 def hashes(network: MultiBranch, params: Tree, example: Any) -> list[str]:
     """What every kind of branch computes, as hashes of the traces that `stage` uses."""
-    return list(map(flatten.closed_hash, _traces(network, params, example)))
+    return list(map(flatten.closed_hash, traces(network, params, example)))
 
 
 def rounding(network: MultiBranch, params: Tree, example: Any) -> Any:
@@ -64,11 +80,18 @@ def rounding(network: MultiBranch, params: Tree, example: Any) -> Any:
         params: Its parameters [I, ...], or their shapes.
         example: One example, or its shapes and types.
     """
-    found = map(flatten.coarsest, _traces(network, params, example))
+    found = map(flatten.coarsest, traces(network, params, example))
     return max(found, key=lambda dtype: float(jnp.finfo(dtype).eps))
 
 
-def _traces(network: MultiBranch, params: Tree, example: Any) -> list[jcore.ClosedJaxpr]:
+def traces(network: MultiBranch, params: Tree, example: Any) -> list[jcore.ClosedJaxpr]:
+    """Every kind of branch of a network on one example, as `jax.make_jaxpr` gives it: params, x [...] -> outputs [C].
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...], or their shapes.
+        example: One example, or its shape and type.
+    """
     of = trees.Signature.of(example)
     return [_traced(branch, _one(w), of, *_context()) for branch, w in network.groups(params)]
 
@@ -95,6 +118,18 @@ def _traced(branch: Network, one: trees.Signature, of: trees.Signature, *_contex
 def _staged(branch: Network, one: trees.Signature, of: trees.Signature, inference: bool, *context: Any) -> StagedBranch:
     with _no_mesh():
         return staged(_traced(branch, one, of, *context), inference, len(of.shapes))
+
+
+@lru_cache(64)
+def _whole(
+    branch: Network, one: trees.Signature, of: trees.Signature, n: int, rows: bool, *_context: Any
+) -> StagedBranch:
+    params, example = one.tree(), of.tree()
+    batch = jax.tree.map(lambda t: jax.ShapeDtypeStruct((n, *t.shape), t.dtype), example)
+    with _no_mesh():
+        traced = jax.make_jaxpr(as_written(branch, params, example))(params, batch)
+        flat = flatten.flat(traced, flatten.How(inference=True, rows=rows))
+    return analyse(flat, inference=True, inputs=len(of.shapes), batched=True)
 
 
 def _no_mesh() -> Any:
@@ -205,7 +240,7 @@ def _run(step: Step, values: list[jax.Array], count: int) -> list[jax.Array]:
 
 
 def _rectified(value: jax.Array, least: jax.Array) -> jax.Array:
-    """max(value, least), nan for nan, as CPUs compute it faster than XLA's maximum; not to be differentiated."""
+    """max(value, least), nan for nan. On CPUs it is faster than XLA's maximum, but it must not be differentiated."""
     return jnp.where(value < least, least, value)
 
 
@@ -218,5 +253,5 @@ def _one_part(atom: jcore.Literal) -> Parts:
 
 
 def _total(value: jax.Array, axes: Axes, count: int) -> jax.Array:
-    """Σ over branches of a value that each of the `count` branches has, or that all of them share."""
+    """Σ over the `count` branches of a value, which may be the same for all of them."""
     return value.sum(0) if axes.branch else count * value

@@ -215,7 +215,7 @@ def _samples(surface: "Surface", values: Any, resolution: float | None) -> Sampl
 
 
 def _with_envelope(samples: Samples) -> tuple[Samples, Envelope]:
-    """The samples, with the error of the envelope in their resolution, and the envelope."""
+    """The envelope, and the samples with the envelope's error added to their resolution."""
     hull = envelope(samples.a, samples.b, samples.f)
     return samples._replace(resolution=samples.resolution + hull.error), hull
 
@@ -226,7 +226,7 @@ def _measure(samples: Samples, hull: Envelope, threshold: float, edges: np.ndarr
     lost = persistences(samples, max(threshold * spread, floor))
     middle, error = _midpoint_mean(samples, hull)
     in_loss = (float(gap.max()), float((gap * weights).sum() / weights.sum()), middle, error, float(lost.sum()))
-    unit = spread if spread > floor else 1.0  # below the floor all of them are 0
+    unit = spread if spread > floor else 1.0  # all gaps are below the floor
     env_max, env_mean, midpoint, midpoint_error, persistence = (value / unit for value in in_loss)
     return Report(
         *(env_max, env_mean, midpoint, midpoint_error, _curvature_negative_share(samples)),
@@ -246,8 +246,8 @@ def _interpolated_barrier(samples: Samples, hull: Envelope, p: np.ndarray, q: np
 def _midpoint_mean(samples: Samples, hull: Envelope) -> tuple[float, float]:
     """Mean violation at the midpoints of random pairs of samples, and its standard error.
 
-    The same random numbers are spent on the samples row by row and column by column: to exchange the axes changes
-    nothing.
+    The same random numbers are used with the samples row by row and column by column, so that exchanging the axes
+    changes nothing.
     """
     drawn = np.random.default_rng(0).random((2, PAIRS))
     index = np.arange(samples.f.size).reshape(samples.f.shape)

@@ -1,4 +1,4 @@
-"""What Theorem 1 needs of a branch: its compact set W, its regulariser h, its expected loss g; ready-made units."""
+"""The parts of a branch in Theorem 1: the compact set W, the regulariser h, the function f; ready-made units."""
 
 from collections.abc import Callable
 from functools import partial

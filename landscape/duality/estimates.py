@@ -24,11 +24,11 @@ from landscape.duality.risks import margin_loss, sample
 from landscape.networks import Network
 
 LIVE = 1e-9
-"""Gradients of g below this are those of a dead branch."""
+"""A branch is dead if its gradient of g is smaller than this."""
 
 
 class Estimate(NamedTuple):
-    """A number that is neither an upper nor a lower bound."""
+    """A number without a guarantee: neither an upper nor a lower bound."""
 
     value: float
     kind: str = "estimate"
@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
 
 
 class UpperBound(NamedTuple):
-    """A number that is certainly not below the true one, up to rounding."""
+    """An upper bound, up to rounding."""
 
     value: float
     kind: str = "upper bound"
@@ -83,7 +83,7 @@ class FrontierEstimate:
 
 
 class GapEstimate(NamedTuple):
-    """What can be said of the duality gap of large branches.
+    """Estimates and bounds of the duality gap of large branches.
 
     Attributes:
         primal: A feasible solution's value: an upper bound of inf P.
@@ -208,7 +208,7 @@ def _live_starts(
 
 
 def _descent(steps: int, learning_rate: float) -> Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array]:
-    """(objective, start) -> the best point that Adam sees."""
+    """A function (objective, start) -> the best point on Adam's path."""
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def run(objective: Callable[[jax.Array], jax.Array], w: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.files.progress import Bar
 from landscape.losses import Loss
-from landscape.planes import Plane, check_solutions
+from landscape.planes import Plane, check_solutions, of_read
 from landscape.planes.grids import Grid, checked, grid_around
 from landscape.problem import Problem, refuse_mixing
 from landscape.surfaces import Provenance, Surface, check_names
@@ -35,6 +35,7 @@ def evaluate(
     tile: Tile | None = None,
     devices: Sequence[Any] | None = None,
     branch_devices: int | None = None,
+    route: str | None = None,
     directory: Path | str | None = None,
     progress: bool | Bar = True,
     check_stop: Callable[[], None] = lambda: None,
@@ -46,7 +47,7 @@ def evaluate(
 
     Args:
         problem: A `Problem`, or a pure function risk(params) -> scalar or dict of scalars ("risk" or its first entry is
-            drawn, the others become layers).
+            drawn, the others become layers). Leaves of the plane that it does not read are taken out of it, and named.
         plane: The plane.
         grid: The points; `grid_around(plane)` when None. A ≠ B is allowed.
         layers: Further losses by name, evaluated in the same pass (for a `Problem`).
@@ -56,6 +57,8 @@ def evaluate(
         devices: All devices of all processes when None.
         branch_devices: Over how many of them the branches of each solution are split, a divisor of both numbers; when
             None as few as the memory asks for.
+        route: "lanes", all branches and examples side by side behind a first layer that is computed once, or "direct",
+            the forward pass as its author wrote it; chosen by the cost model when None.
         directory: Where finished blocks are kept, so that the same call continues an interrupted one.
         progress: True for a bar, False for silence, or a bar already open.
         check_stop: Called whenever a block is on disk; may raise to interrupt.
@@ -74,11 +77,15 @@ def evaluate(
         memory=memory,
         tile=tile,
         branch_shards=branch_devices,
+        route=route,
         directory=Path(directory) if directory else None,
         progress=progress,
         check_stop=check_stop,
         **used,
     )
+    if not isinstance(problem, Problem):
+        check_solutions(plane.origin, plane.u, plane.v)
+        plane = of_read(problem, plane, rebuild=grid is None)
     return surface_on(problem, plane, grid_around(plane) if grid is None else grid, execution, layers)
 
 
@@ -129,9 +136,10 @@ def evaluate_stack(
         _refuse_misfit(problem, plane)
     losses, counted = {"risk": problem.loss, **layers}, problem.on_support
     with jax.default_matmul_precision(execution.precision):
-        refuse_mixing(problem.network, planes[0].origin, counted.data.x)
+        direct = sharded.plan_for(counted, planes[0], grids[0], execution).route.name == "direct"
+        refuse_mixing(problem.network, planes[0].origin, counted.data.x, in_pairs=direct)
     sums = sharded.stack_means(counted, planes, grids, list(losses.values()), execution)
-    checked_at = checks.check_anchors(counted, planes, list(losses.values()), sums.plan.tile, execution)
+    checked_at, anchors = _checked(counted, planes, grids, list(losses.values()), sums, execution)
     for found in checked_at:
         checks.refuse_disagreement(found)
     about = replace(
@@ -143,15 +151,32 @@ def evaluate_stack(
         examples=len(problem.data),
         data_sha256=problem.data.fingerprint,
         tile=list(sums.plan.tile),
+        route=str(sums.plan.route),
         operations=sums.plan.operations,
     )
     found = []
-    for plane, grid, values, at in zip(planes, grids, sums.values, checked_at, strict=True):
+    for plane, grid, values, at, risk in zip(planes, grids, sums.values, checked_at, anchors, strict=True):
         drawn, *others = values
-        risk = checks.anchor_risks(counted, plane, execution.precision)
         known = replace(about, plane=plane.kind, checks=at)
         found.append(Surface(grid, drawn, plane.anchors, risk, dict(zip(layers, others, strict=True)), known))
     return found
+
+
+def _checked(
+    problem: Problem,
+    planes: Sequence[Plane],
+    grids: Sequence[Grid],
+    losses: Sequence[Loss],
+    sums: sharded.Sums,
+    execution: Execution,
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """The self-checks of every plane, and the risk at its anchors: on the direct route part of the sums already."""
+    if sums.plan.route.name == "direct":
+        pairs = zip(planes, grids, strict=True)
+        found = [checks.check_direct(problem, *pair, losses, sums.plan, execution) for pair in pairs]
+        return found, [at_anchors[0] for at_anchors in sums.anchors]
+    found = checks.check_anchors(problem, planes, losses, sums.plan.tile, execution)
+    return found, [checks.anchor_risks(problem, plane, execution.precision) for plane in planes]
 
 
 def _about(plane: Plane, execution: Execution) -> Provenance:

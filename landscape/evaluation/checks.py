@@ -14,15 +14,17 @@ from jax.sharding import PartitionSpec as P
 from landscape.arrays import hardware
 from landscape.arrays.trees import Affine
 from landscape.compiler import staged
-from landscape.evaluation import sharded
+from landscape.evaluation import block, cost_model, sharded
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.losses import Loss
 from landscape.planes import Plane
 from landscape.planes.grids import Grid
-from landscape.problem import Problem, outputs, streamed_risk
+from landscape.problem import Problem, each, outputs, outputs_in_pairs, streamed_risk
 
 EXAMPLES_CHECKED = 512
+PAIRS_CHECKED = 64
+"""Examples on which the direct route is checked: by programs that are compiled anyway, and not the fastest."""
 BRANCHES_CHECKED = 512
 """Where the network does not say: activations of so many branches exist at a time."""
 PRODUCTS = {"highest": 0.0, "high": 2.0**-10, "default": 2.0**-8}
@@ -125,6 +127,44 @@ def directly(forward: Forward, problem: Problem, plane: Plane, points: np.ndarra
     )
 
 
+def check_direct(
+    problem: Problem, plane: Plane, grid: Grid, losses: Sequence[Loss], plan: cost_model.Plan, execution: Execution
+) -> dict[str, Any]:
+    """`check_anchors` on the direct route: by the program that computes the surface, against two examples at a time."""
+    points = plane.anchors if len(plane.anchors) else np.zeros((1, 2))
+
+    def means(precision: str) -> tuple[np.ndarray, int]:
+        with jax.default_matmul_precision(precision):
+            inputs = block.prepare(problem, [plane], [grid], losses, plan, execution).at(points)
+            count = min(len(problem.data), inputs.layout.block, PAIRS_CHECKED)
+            return inputs.sums(0, count) / np.sum(np.asarray(problem.data.weight[:count], float)), count
+
+    (once, count), (twice, _) = (means(execution.precision) for _ in range(2))
+    with jax.default_matmul_precision(execution.precision):
+        expected = _in_pairs(problem, plane, points, count)
+        coarsest = staged.rounding(problem.network, plane.origin, block.example_of(problem, plane))
+    known = agreement((once[0][:, None], twice[0][:, None]), expected[:, None], [coarsest], count, execution.precision)
+    known["deterministic"] &= bool(np.array_equal(once, twice, equal_nan=True))
+    if execution.precision != "highest":
+        known["precision_error"] = float(np.abs(once[0] - means("highest")[0][0]).max())
+    return known
+
+
+def _in_pairs(problem: Problem, plane: Plane, points: np.ndarray, count: int) -> np.ndarray:
+    """The risk over the first examples at points of a plane, by the plain forward pass of two examples, [M]."""
+    data = problem.data.taken(slice(count))
+    y, weight = np.asarray(data.y), np.asarray(data.weight, float)
+    x = jax.tree.map(lambda t: np.pad(t, [(0, count % 2)] + [(0, 0)] * (t.ndim - 1), mode="edge"), data.x)
+    found = []
+    for ab in points.astype(plane.float_type):
+        f = outputs_in_pairs(problem.network, _at(plane.affine, ab), x)[:count]
+        found.append(weight @ np.asarray(each(problem.loss, jnp.asarray(f), jnp.asarray(y)), float) / weight.sum())
+    return np.array(found)
+
+
+_at = jax.jit(Affine.at)
+
+
 def check_anchors(
     problem: Problem, planes: Sequence[Plane], losses: Sequence[Loss], tile: Tile, execution: Execution
 ) -> list[dict[str, Any]]:
@@ -136,7 +176,8 @@ def check_anchors(
     """
     points = [plane.anchors if len(plane.anchors) else np.zeros((1, 2)) for plane in planes]
     count = min(len(problem.data), EXAMPLES_CHECKED)
-    x, y, weight = jax.tree.map(lambda t: np.asarray(t[:count]), (problem.data.x, problem.data.y, problem.data.weight))
+    some = problem.data.taken(slice(count))
+    x, y, weight = jax.tree.map(np.asarray, (some.x, some.y, some.weight))
     first = Problem(type(problem.data)(x, y, weight), problem.network, problem.loss)
     grids = [Grid(*at.T) for at in points]
     execution = replace(execution, tile=tile._replace(points=1), directory=None, progress=False)
@@ -149,7 +190,7 @@ def check_anchors(
     exact = means("highest") if execution.precision != "highest" else None
     with jax.default_matmul_precision(execution.precision):
         expected = [directly(plainly, first, *at) for at in zip(planes, points, strict=True)]
-        coarsest = staged.rounding(problem.network, planes[0].origin, sharded.example_of(problem, planes[0]))
+        coarsest = staged.rounding(problem.network, planes[0].origin, block.example_of(problem, planes[0]))
     found = []
     for k in range(len(planes)):
         runs = once[k, 0][:, None], twice[k, 0][:, None]
@@ -161,6 +202,7 @@ def check_anchors(
 
 
 def anchor_risks(problem: Problem, plane: Plane, precision: str = "highest") -> np.ndarray:
-    """The risk at the plane's anchors, evaluated directly at w(a, b), [M]."""
+    """The risk at the plane's anchors, evaluated directly at w(a, b), [M]; half precision by `apply` itself."""
     with jax.default_matmul_precision(precision):
-        return directly(outputs, problem, plane, plane.anchors)
+        coarsest = staged.rounding(problem.network, plane.origin, sharded.example_of(problem, plane))
+        return directly(outputs if coarsest.itemsize >= 4 else plainly, problem, plane, plane.anchors)

@@ -23,6 +23,8 @@ class Execution:
         devices: The devices, of all processes.
         branch_shards: Over how many of them the branches of each solution are split; as few as the memory asks for
             when None.
+        route: "lanes" or "direct"; chosen by the cost model when None.
+        threads: Threads that share the work of a single CPU device; one a core when None.
         directory: Where finished blocks are kept, so that the same call continues an interrupted one.
         progress: True for a bar, False for silence, or a bar already open.
         check_stop: Called whenever a block is on disk; may raise to interrupt.
@@ -33,6 +35,8 @@ class Execution:
     tile: Tile | None = None
     devices: tuple[Any, ...] = field(default_factory=lambda: tuple(jax.devices()))
     branch_shards: int | None = None
+    route: str | None = None
+    threads: int | None = None
     directory: Path | None = None
     progress: bool | Bar = False
     check_stop: Callable[[], None] = lambda: None
@@ -41,6 +45,11 @@ class Execution:
     def budget(self) -> int:
         """Bytes allowed on each device, the same on all processes."""
         return hardware.allowed(self.memory, self.devices)
+
+    @property
+    def workers(self) -> int:
+        """Devices, or the threads of a single one."""
+        return max(len(self.devices), self.threads or hardware.cores(self.devices))
 
     @property
     def platform(self) -> str:

@@ -1,49 +1,47 @@
-"""Running the grid loop: over blocks of examples and all devices, resumable block by block."""
+"""Running a surface: block of examples after block, resumable, a few planes at a time."""
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from landscape.arrays import hardware, trees
-from landscape.arrays.trees import Affine
-from landscape.evaluation import cost_model
+from landscape.evaluation import block, cost_model
+from landscape.evaluation.block import DeviceInputs, example_of, shard_shapes
 from landscape.evaluation.execution import Execution
-from landscape.evaluation.grid_loop import Tile, grid_sums, lay_out
+from landscape.evaluation.grid_loop import Tile
 from landscape.files import atomic
 from landscape.files.progress import showing
 from landscape.losses import Loss
-from landscape.networks import MultiBranch
 from landscape.planes import Plane
 from landscape.planes.grids import Grid
 from landscape.problem import Problem, fingerprint
 
-OPERATIONS_A_BLOCK = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}
-"""Aim for one block of work on one device: a second or a few; how much is lost by an interruption."""
-
 
 class Sums(NamedTuple):
-    """Means of the losses at every grid point, and the plan by which they were computed."""
+    """Means of the losses at every grid point, and the plan by which they were computed.
+
+    Attributes:
+        values: [R, Q, A, B], or without R for one plane.
+        plan: Route and sizes.
+        anchors: The same at the anchors of every plane, [Q, M]; none on the lanes route.
+    """
 
     values: np.ndarray
     plan: cost_model.Plan
+    anchors: list[np.ndarray]
 
 
 def problem_means(problem: Problem, plane: Plane, grid: Grid, losses: Sequence[Loss], execution: Execution) -> Sums:
     """The mean of every loss at every point of a grid, [Q, A, B], float64 sums of blocks."""
-    values, plan = stack_means(problem, [plane], [grid], losses, execution)
-    return Sums(values[0], plan)
+    found = stack_means(problem, [plane], [grid], losses, execution)
+    return found._replace(values=found.values[0])
 
 
 def stack_means(
@@ -69,8 +67,11 @@ def stack_means(
         for start in range(0, len(grids), size):
             batch, their = list(islice(waiting, size)), grids[start : start + size]
             values, plan = _while_it_fits(partial(_blocks, problem, batch, their, tuple(losses), execution), plan)
-            parts.append(values)
-    return Sums(np.concatenate(parts) / float(np.sum(np.asarray(problem.data.weight, float))), plan)
+            parts.extend(values / float(np.sum(np.asarray(problem.data.weight, float))))
+    shape = len(losses), len(grids[0].a), len(grids[0].b)
+    size = shape[1] * shape[2]
+    rest = [part[:, size:] for part in parts] if plan.route.name == "direct" else []
+    return Sums(np.stack([part[:, :size].reshape(shape) for part in parts]), plan, rest)
 
 
 def _while_it_fits(
@@ -93,7 +94,7 @@ def _while_it_fits(
 
 def planes_per_batch(plane: Plane, plan: cost_model.Plan, execution: Execution) -> int:
     """Number of planes whose parameters fit in memory at once; 1 if the branches are sharded."""
-    if plan.branch_shards > 1 or jax.process_count() > 1:
+    if plan.branch_shards > 1 or jax.process_count() > 1 or plan.route.name == "direct":
         return 1
     copies = len(execution.devices) if execution.platform == "cpu" else 1
     # Every plane is held as it comes, laid out, and in the stack.
@@ -136,147 +137,11 @@ def _plan(
         memory=memory,
         devices=len(execution.devices) // shards,
         platform=execution.platform,
+        route=execution.route,
+        threads=execution.workers // len(execution.devices),
     )
     tile = execution.tile or Tile(*hardware.from_leader(np.array(plan.tile)).tolist())
     return plan._replace(tile=tile, operations=plan.operations * shards, branch_shards=shards)
-
-
-def shard_shapes(params: Any, shards: int) -> trees.Signature:
-    """Shapes of one device's part of parameters [I, ...] whose branches are split over `shards` devices."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // shards, *x.shape[1:]), x.dtype), params)
-    return trees.Signature.of(shapes)
-
-
-def example_of(problem: Problem, plane: Plane) -> Any:
-    """Shape and type of one example, as the grid loop takes it."""
-    return jax.tree.map(lambda x: x.update(dtype=_as_floats(x.dtype, plane.float_type)), problem.data.example)
-
-
-def _as_floats(dtype: Any, wanted: Any) -> Any:
-    """The wanted type in place of a floating one; integers stay."""
-    return wanted if np.issubdtype(dtype, np.floating) else dtype
-
-
-class ExampleLayout(NamedTuple):
-    """How the examples are split into blocks, and each block over the devices that share the examples.
-
-    Attributes:
-        mesh: Axes "points", "examples" and "branches".
-        blocks: Number of blocks.
-        block: Examples of a block; the last block is padded.
-    """
-
-    mesh: Mesh
-    blocks: int
-    block: int
-
-    def over(self, axis: str) -> NamedSharding:
-        """Values whose first axis is split along an axis of the mesh."""
-        return NamedSharding(self.mesh, P(axis))
-
-
-def _layout(problem: Problem, plan: cost_model.Plan, execution: Execution, planes: int, whole: bool) -> ExampleLayout:
-    chunks, devices = -(-len(problem.data) // plan.tile.examples), len(execution.devices) // plan.branch_shards
-    sharing = max(d for d in range(1, devices + 1) if devices % d == 0 and d <= chunks)
-    mesh = hardware.mesh(execution.devices, points=devices // sharing, examples=sharing, branches=plan.branch_shards)
-    operations = max(planes * plan.operations / plan.branch_shards, 1)
-    aim = math.inf if whole else OPERATIONS_A_BLOCK.get(execution.platform, 1e11) * chunks / operations
-    blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
-    each = -(-chunks // (sharing * blocks))
-    return ExampleLayout(mesh, blocks, each * sharing * plan.tile.examples)
-
-
-@partial(jax.jit, static_argnames=("network", "losses", "tile", "mesh", "like", "stacked"))
-def block_sums(
-    affine: Affine,
-    data: Any,
-    axes: Any,
-    *,
-    network: MultiBranch,
-    losses: tuple[Loss, ...],
-    tile: Tile,
-    mesh: Mesh,
-    like: trees.Signature | None = None,
-    stacked: bool = False,
-) -> jax.Array:
-    """`grid_sums` on every device of a mesh: [devices that share the examples, Q, A, B].
-
-    A stack of R planes is a loop on the device, traced once whatever R. In its place `vmap` takes R times the
-    temporary memory and is no faster, as a tile fills the cache already (measured at R = 5).
-
-    Args:
-        affine: (o, u, v), trees [I, ...].
-        data: (x [N, ...], y [N], weight [N]), split along "examples".
-        axes: (a [A], b [B]), the latter split along "points".
-        network: The network.
-        losses: Q functions.
-        tile: Sizes of the grid loop.
-        mesh: Axes "points", "examples" and, where branches are split, "branches".
-        like: As in `grid_sums`, of one device's part of the branches.
-        stacked: Whether affine, axes and the result have a first axis [R], one entry a plane.
-    """
-    axis = "branches" if mesh.shape.get("branches", 1) > 1 else None
-
-    def one(affine: Affine, data: Any, axes: Any) -> jax.Array:
-        return grid_sums(network, losses, affine, data, axes, tile, like.tree() if like else None, axis)[None]
-
-    run = jax.shard_map(
-        one,
-        mesh=mesh,
-        in_specs=(P(axis), P("examples"), (P(), P("points"))),
-        out_specs=P("examples", None, None, "points"),
-        check_vma=False,
-    )
-    return lax.map(lambda plane: run(plane[0], data, plane[1]), (affine, axes)) if stacked else run(affine, data, axes)
-
-
-class DeviceInputs(NamedTuple):
-    """The arguments of `block_sums`, on the devices; the examples block by block."""
-
-    problem: Problem
-    layout: ExampleLayout
-    affine: Affine
-    axes: Any
-    options: dict[str, Any]
-
-    def data(self, i: int) -> tuple[Any, ...]:
-        """Block i of the examples."""
-        block = _block(self.problem, self.layout, i, jnp.result_type(*self.axes))
-        return hardware.placed(block, self.layout.over("examples"))
-
-    def sums(self, i: int) -> np.ndarray:
-        """Σ weight ℓ over block i, [R, Q, A, padded B] or without R for one plane, in float64."""
-        found = block_sums(self.affine, self.data(i), self.axes, **self.options)
-        return hardware.gathered(found).astype(float).sum(-4)
-
-
-def prepare(
-    problem: Problem,
-    planes: Sequence[Plane],
-    grids: Sequence[Grid],
-    losses: Sequence[Loss],
-    plan: cost_model.Plan,
-    execution: Execution,
-    whole: bool = False,
-) -> DeviceInputs:
-    """Lay planes and grids on the devices, and the weights of the first layer out where there is room.
-
-    Args:
-        problem: Data and network.
-        planes: R planes.
-        grids: As many grids, of one shape.
-        losses: Q functions.
-        plan: Of one of the surfaces.
-        execution: How to run.
-        whole: Take all examples as one block.
-    """
-    layout, one = _layout(problem, plan, execution, len(planes), whole), planes[0]
-    prelaid = fits_prelaid(one, plan, execution.budget)
-    placed = [_placed(problem, *both, layout, prelaid) for both in zip(planes, grids, strict=True)]
-    affine, axes = trees.stack(placed) if len(planes) > 1 else placed[0]
-    like = shard_shapes(one.origin, plan.branch_shards) if prelaid else None
-    options = {"network": problem.network, "losses": tuple(losses), "tile": plan.tile, "mesh": layout.mesh}
-    return DeviceInputs(problem, layout, affine, axes, options | {"like": like, "stacked": len(planes) > 1})
 
 
 def _blocks(
@@ -287,17 +152,17 @@ def _blocks(
     execution: Execution,
     plan: cost_model.Plan,
 ) -> np.ndarray:
-    """Σ weight ℓ on every plane, [R, Q, A, B]; finished blocks are kept on disk."""
-    inputs = prepare(problem, planes, grids, losses, plan, execution)
+    """Σ weight ℓ on every plane, [R, Q, points]; finished blocks are kept on disk."""
+    inputs = block.prepare(problem, planes, grids, losses, plan, execution)
     blocks, kept = inputs.layout.blocks, _kept(inputs, planes, grids, execution)
     known = [kept.load(i) for i in range(blocks)]
-    total = np.zeros((len(planes), len(losses), len(grids[0].a), len(grids[0].b)))
-    points = total[:, 0].size
+    points, shape = len(planes) * len(grids[0].a) * len(grids[0].b), (len(planes), len(losses), inputs.size)
+    total = np.zeros(shape)
     with showing(execution.progress, "surface", points, "points") as bar:
         for i, there in enumerate(hardware.from_leader(np.array([found is not None for found in known])).tolist()):
             found = known[i]
             if not there:
-                found = {"sums": inputs.sums(i)[..., : total.shape[-1]].reshape(total.shape)}
+                found = {"sums": inputs.sums(i).reshape(shape)}
                 kept.save(i, found)
             total += found["sums"] if found else 0.0
             bar.update(points * (i + 1) // blocks - points * i // blocks)
@@ -305,45 +170,13 @@ def _blocks(
     return hardware.from_leader(total)
 
 
-def fits_prelaid(plane: Plane, plan: cost_model.Plan, memory: int) -> bool:
-    """Whether the weights of the first layer can be laid out beside the plane."""
-    return 4 * trees.nbytes(plane.affine) < memory * plan.branch_shards
-
-
-def _placed(problem: Problem, plane: Plane, grid: Grid, layout: ExampleLayout, prelaid: bool) -> tuple[Affine, Any]:
-    """A plane and a grid on the devices."""
-    affine, dtype = hardware.placed(plane.affine, layout.over("branches")), plane.float_type
-    if prelaid:
-        example = trees.Signature.of(example_of(problem, plane))
-        affine = Affine(*(_laid_out(problem.network, example, w) for w in affine))
-    b = np.pad(grid.b, (0, -len(grid.b) % layout.mesh.shape["points"]), mode="edge").astype(dtype)
-    a = hardware.placed(grid.a.astype(dtype), NamedSharding(layout.mesh, P()))
-    return affine, (a, hardware.placed(b, layout.over("points")))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _laid_out(network: MultiBranch, example: trees.Signature, params: Any) -> Any:
-    """Compiled once a network, and not once a surface."""
-    return lay_out(network, params, example.tree())
-
-
 def _kept(inputs: DeviceInputs, planes: Sequence[Plane], grids: Sequence[Grid], execution: Execution) -> atomic.Blocks:
     """Where the blocks are kept: nowhere without a folder, or where another process keeps them."""
     if execution.directory is None or not hardware.leading():
         return atomic.Blocks(None, "")
     layout, options = inputs.layout, inputs.options
-    sizes = (*options["tile"], execution.precision, layout.blocks, dict(layout.mesh.shape))
-    where = [(tuple(plane.affine), tuple(grid)) for plane, grid in zip(planes, grids, strict=True)]
-    key = atomic.fingerprint(fingerprint(inputs.problem, options["losses"]), where, sizes)
-    return atomic.Blocks(execution.directory, key)
-
-
-def _block(problem: Problem, layout: ExampleLayout, i: int, dtype: Any) -> tuple[Any, ...]:
-    """Examples of block i on the host, the last block padded with examples of weight zero."""
-    part = problem.data.taken(slice(i * layout.block, (i + 1) * layout.block))
-    (x, y, weight), rest = jax.tree.map(np.asarray, (part.x, part.y, part.weight)), layout.block - len(part.y)
-
-    def padded(t: np.ndarray) -> np.ndarray:
-        return np.pad(t.astype(_as_floats(t.dtype, dtype)), [(0, rest)] + [(0, 0)] * (t.ndim - 1), mode="edge")
-
-    return *jax.tree.map(padded, (x, y)), np.pad(weight, (0, rest)).astype(dtype)
+    sizes = (*options["tile"], execution.precision, layout.blocks, dict(layout.mesh.shape), layout.threads)
+    of = block.direct_points if inputs.direct else lambda _, grid: tuple(grid)
+    where = [(tuple(plane.affine), of(plane, grid)) for plane, grid in zip(planes, grids, strict=True)]
+    computed = fingerprint(inputs.problem, options["losses"]), *options["route"][:2]
+    return atomic.Blocks(execution.directory, atomic.fingerprint(computed, where, sizes))

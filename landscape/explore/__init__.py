@@ -47,7 +47,10 @@ class Config:
     """Through three solutions with orthonormal or the paper's oblique axes; or through the first solution (pca: the
     last point of a trajectory)."""
     normalize: Literal["filter", "layer", "none"] = "filter"
-    """What the random directions are scaled by, in each branch by itself; a function's parameters are one branch."""
+    """What the random directions are scaled by, in each branch by itself; a function's parameters are one branch. A
+    filter holds the weights into one output unit, whatever the layout."""
+    vectors: bool = False
+    """Move biases and norm scales along the random directions too; as published they stay."""
     align: bool = False
     """Align the branches of the other solutions to the first; before and after are drawn."""
     points: int = 51

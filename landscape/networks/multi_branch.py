@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from landscape.arrays.chunked import chunked_sum
+from landscape.arrays.trees import Signature
 
 Params = Any
 
@@ -28,11 +29,47 @@ class Network(NamedTuple):
     order: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class InOwnTypes:
+    """A forward pass that takes parameters in float32 and runs with those of half precision in their own types.
+
+    Attributes:
+        apply: (params, x) -> outputs.
+        types: Names of the types of the parameters' arrays, in their order.
+    """
+
+    apply: Callable[[Params, Any], jax.Array]
+    types: tuple[str, ...]
+
+    def __call__(self, params: Params, x: Any) -> jax.Array:
+        """Outputs."""
+        leaves, structure = jax.tree.flatten(params)
+        pairs = zip(leaves, self.types, strict=True)
+        cast = [w.astype(kind) if _is_half(kind) else w for w, kind in pairs]
+        return self.apply(structure.unflatten(cast), x)
+
+
+def in_own_types(branch: Network, shapes: Params) -> Network:
+    """The branch itself, or, where it has parameters in half precision, one that rounds others to their types.
+
+    Args:
+        branch: The branch.
+        shapes: Shapes and types of its parameters.
+    """
+    types = [leaf.dtype for leaf in jax.tree.leaves(shapes)]
+    again = isinstance(branch.apply, InOwnTypes) or not any(map(_is_half, map(str, types)))
+    return branch if again else branch._replace(apply=InOwnTypes(branch.apply, tuple(map(str, types))))
+
+
+def _is_half(kind: str) -> bool:
+    return kind in ("float16", "bfloat16") or kind.startswith("float8")
+
+
 def one_example(network: Network, params: Params, example: Any) -> Callable[[Params, Any], jax.Array]:
     """The network on one example: params, x [...] -> outputs [C], or of any other shape for a network of batches.
 
-    The batch form is what counts: x [N, ...] -> [N, ...]. A network that does not take batches, or gives them another
-    shape, is taken for one that was written for one example, x [...] -> outputs [C].
+    If the network maps batches x [N, ...] to [N, ...], this form is used. Otherwise it is taken to be written for one
+    example, x [...] -> outputs [C].
 
     Args:
         network: The network.
@@ -42,12 +79,39 @@ def one_example(network: Network, params: Params, example: Any) -> Callable[[Par
     Raises:
         ValueError: Its outputs are neither [N, ...] for a batch nor [C] for one example.
     """
-    found = [_shape(network, params, _batch_of(n, example)) for n in (1, 2)]
+    shape = _outputs_of_batches(network, Signature.of(params), Signature.of(example))
+    if shape is None:
+        return lambda w, x: network.apply(w, x).reshape(-1)
+    return lambda w, x: network.apply(w, jax.tree.map(lambda t: t[None], x)).reshape(shape)
+
+
+def as_written(network: Network, params: Params, example: Any) -> Callable[[Params, Any], jax.Array]:
+    """The network on a batch, params, x [N, ...] -> outputs [N, ...], each example's as `one_example` gives them.
+
+    It is the author's own forward pass; one that was written for one example is mapped over the batch.
+
+    Args:
+        network: The network.
+        params: Parameters, or their shapes.
+        example: One example, or its shape and type, or a tree of these.
+
+    Raises:
+        ValueError: As in `one_example`.
+    """
+    shape = _outputs_of_batches(network, Signature.of(params), Signature.of(example))
+    if shape is None:
+        return jax.vmap(one_example(network, params, example), (None, 0))
+    return lambda w, x: network.apply(w, x).reshape(-1, *shape)
+
+
+@lru_cache(64)
+def _outputs_of_batches(network: Network, params: Signature, example: Signature) -> tuple[int, ...] | None:
+    """Shape of the outputs for one example of a network that takes batches; None where it takes one example."""
+    found = [_shape(network, params.tree(), _batch_of(n, example.tree())) for n in (1, 2)]
     one, two = (shape if isinstance(shape, tuple) else None for shape in found)
     if one and two and one[:1] == (1,) and two[:1] == (2,) and one[1:] == two[1:]:
-        shape = one[1:] or (1,)
-        return lambda w, x: network.apply(w, jax.tree.map(lambda t: t[None], x)).reshape(shape)
-    alone = _shape(network, params, jax.tree.map(_as_shape, example))
+        return one[1:] or (1,)
+    alone = _shape(network, params.tree(), example.tree())
     if isinstance(alone, Exception):
         raise next(error for error in (*found, alone) if isinstance(error, Exception))
     if math.prod(alone) != max((*alone, 1)):
@@ -56,11 +120,7 @@ def one_example(network: Network, params: Params, example: Any) -> Callable[[Par
             f"batch of two to {two} and one example to one vector of outputs each of shape {alone}.\n"
             "  Let it keep the axis of examples first."
         )
-    return lambda w, x: network.apply(w, x).reshape(-1)
-
-
-def _as_shape(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jnp.shape(x), x.dtype)
+    return None
 
 
 def _batch_of(n: int, example: Any) -> Any:
@@ -68,7 +128,7 @@ def _batch_of(n: int, example: Any) -> Any:
 
 
 def _shape(network: Network, params: Params, x: Any) -> tuple[int, ...] | Exception:
-    """Shape of the outputs, or what the network raises at such an input."""
+    """Shape of the outputs, or the exception that the network raises for this input."""
     try:
         return jax.eval_shape(network.apply, params, x).shape
     except Exception as error:  # networks refuse other shapes each in its own way
@@ -132,13 +192,17 @@ class MultiBranch:
 
     @property
     def factor(self) -> float:
-        """What the sum over branches is multiplied by: 1/I, or 1 for the plain sum."""
+        """Factor of the sum over branches: 1/I, or 1 for the plain sum."""
         return 1 / self.total if self.average else 1.0
 
     def groups(self, params: Params) -> tuple[tuple[Network, Params], ...]:
         """The kinds of branches, each with its parameters [I_k, ...]."""
-        several = not isinstance(self.branch, Network)
-        return tuple(zip(self.branches, params if several else (params,), strict=True))
+        parts = (params,) if isinstance(self.branch, Network) else params
+        return tuple(zip(self.branches, parts, strict=True))
+
+    def join(self, parts: Sequence[Params]) -> Params:
+        """Parameters of all kinds of branches as the network takes them: one tree, or a tuple of them."""
+        return parts[0] if isinstance(self.branch, Network) else tuple(parts)
 
     @partial(jax.jit, static_argnums=0)
     def init(self, key: jax.Array) -> Params:
@@ -146,11 +210,10 @@ class MultiBranch:
         # One after the other: random numbers for all branches at once take twice as long to compile.
         keys = jax.random.split(key, len(self.counts))
         kinds = zip(self.branches, self.counts, keys, strict=True)
-        params = tuple(lax.map(branch.init, jax.random.split(k, n)) for branch, n, k in kinds)
-        return params[0] if isinstance(self.branch, Network) else params
+        return self.join([lax.map(branch.init, jax.random.split(k, n)) for branch, n, k in kinds])
 
     def apply(self, params: Params, x: Any) -> jax.Array:
-        """Outputs [N, C] for examples x [N, ...]; of a network of another shape [N, ...]."""
+        """Outputs [N, C], or of another shape [N, ...], for examples x [N, ...]."""
         total = jnp.zeros(())
         for branch, w in self.groups(params):
             one = one_example(branch, _first(w), _first(x))

@@ -1,4 +1,4 @@
-"""The words under a picture: which plane, what extent, how many seeds, and so what it does not show."""
+"""Captions: the plane, the extent and the number of seeds of a picture, and hence its limits."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ def isometric(surface: "Surface") -> bool:
 
 
 def axis_labels(surface: "Surface") -> tuple[str, str]:
-    """Names of the two axes: distances where they mean something, coordinates otherwise."""
+    """Names of the two axes: distances on orthonormal planes, coordinates otherwise."""
     unit = " (distance)" if isometric(surface) else " (coordinate)"
     return f"a{unit}", f"b{unit}"
 
@@ -43,7 +43,7 @@ def title(surface: "Surface") -> str:
 
 
 def missing(values: np.ndarray) -> str:
-    """Sentence about the points that are not finite; empty where all are."""
+    """A sentence on the points that are not finite; empty if there are none."""
     count = int(np.count_nonzero(~np.isfinite(values)))
     return f"{count:,} of {values.size:,} points are not finite (masked)." if count else ""
 

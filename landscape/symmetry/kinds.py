@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from landscape.arrays import on_disk
 from landscape.arrays.trees import Signature
 from landscape.networks import MultiBranch, Network, one_example
 from landscape.symmetry import pooling, rescaling, symmetries
@@ -59,7 +60,7 @@ def kinds_of(network: MultiBranch, params: Params, x: Any) -> list[Kind]:
         params: [I, ...] of one solution; what is random in the verification has their signs.
         x: Examples [N, ...].
     """
-    few, found = jax.tree.map(lambda leaf: np.asarray(leaf[:FEW]), x), []
+    few, found = jax.tree.map(lambda leaf: np.asarray(on_disk.rows(leaf, slice(FEW))), x), []
     for (branch, w), count in zip(network.groups(params), network.counts, strict=True):
         one = jax.tree.map(lambda leaf: np.asarray(leaf[0]), w)
         example = Signature.of(jax.tree.map(lambda leaf: leaf[0], few))

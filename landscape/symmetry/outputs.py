@@ -1,14 +1,14 @@
 """The outputs of branches on the data, in float64: what they must still be after the parameters were aligned."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape.arrays import trees
-from landscape.arrays.chunked import chunked_sum
+from landscape.arrays import on_disk, trees
+from landscape.arrays.chunked import chunked_map, chunked_sum
 from landscape.arrays.trees import Signature
 from landscape.compiler.flatten import jaxpr_hash
 from landscape.networks import MultiBranch, one_example
@@ -33,7 +33,7 @@ class Outputs:
         total = len(jax.tree.leaves(x)[0])
         self.count = int(min(total, max(EXAMPLES_AT_A_TIME, WORK // trees.size(params))))
         some = np.linspace(0, total - 1, self.count).astype(int)
-        self.x = x if self.count == total else jax.tree.map(lambda leaf: np.asarray(leaf)[some], x)
+        self.x = x if self.count == total else jax.tree.map(lambda leaf: on_disk.rows(leaf, some), x)
         self._sums = _sums(network, Signature.of(params), Signature.of(_part(self.x, 0, EXAMPLES_AT_A_TIME)))
         self.values, size = self.of(params)
         self.tolerance = np.sqrt(self._sums.epsilon) * size.max(initial=0)
@@ -61,10 +61,8 @@ class Outputs:
             params: [I, ...], in any floating-point type.
             count: Number of examples.
         """
-        starts = range(0, min(count or self.count, self.count), EXAMPLES_AT_A_TIME)
-        parts = [self._sums(params, _part(self.x, s, s + EXAMPLES_AT_A_TIME)) for s in starts]
-        values, size = (np.concatenate([part[k] for part in parts]) for k in range(2))
-        return values, size
+        x = _part(self.x, 0, count or self.count)
+        return chunked_map(partial(self._sums, params), EXAMPLES_AT_A_TIME, x)
 
     def change(self, params: Params) -> str:
         """How the outputs change with these parameters, in words; none where it is by rounding only.
@@ -105,4 +103,4 @@ def _one(tree: Any) -> Any:
 
 
 def _part(x: Any, start: int, stop: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[start:stop], x)
+    return jax.tree.map(lambda leaf: on_disk.rows(leaf, slice(start, stop)), x)

@@ -12,7 +12,6 @@ import pytest
 import seeds
 from flax import nnx
 from jax import lax
-from jax.extend import core as jcore
 
 from landscape import networks, problem
 from landscape.arrays import trees
@@ -296,37 +295,6 @@ def test_input_projections_of_a_scan_are_hoisted() -> None:
         x = jnp.zeros(INPUTS)
         traced = staged.staged(jax.make_jaxpr(one_example(branch, w, x))(w, x))
     assert [s.name for s in traced.prefix].count("dot_general") == 3
-
-
-@pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", "NCHW")])
-@pytest.mark.parametrize(
-    ("strides", "padding", "dilation"),
-    [
-        ((1, 1), "SAME", (1, 1)),
-        ((2, 1), "VALID", (1, 2)),
-        ((2, 3), [(2, 1), (0, 3)], (2, 1)),
-        ((1, 1), [(-1, 0)] * 2, (1, 1)),
-    ],
-)
-def test_a_convolution_becomes_a_product_with_patches(layout, strides, padding, dilation) -> None:
-    rng, sizes = seeds.generator(), {"N": 1, "H": 9, "W": 11, "C": 3}
-    x, kernel = (
-        jnp.asarray(rng.normal(size=[of[axis] for axis in axes]), jnp.float32)
-        for axes, of in ((layout[0], sizes), (layout[1], {"H": 3, "W": 2, "I": 3, "O": 4}))
-    )
-
-    def f(kernel: jax.Array, x: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(x, kernel, strides, padding, rhs_dilation=dilation, dimension_numbers=layout)
-
-    closed = flatten.flat(jax.make_jaxpr(f)(kernel, x), flatten.How(patches=True))
-    assert "conv" not in str(closed)
-    fast = jax.jit(jcore.jaxpr_as_fun(closed))
-    np.testing.assert_allclose(fast(kernel, x)[0], f(kernel, x), rtol=1e-4, atol=1e-5)
-    slopes = [
-        jax.grad(lambda k, x, g=g: jnp.sin(g(k, x)).sum(), (0, 1))(kernel, x) for g in (f, lambda *a: fast(*a)[0])
-    ]
-    for one, other in zip(*slopes, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_a_hoisted_scan_is_traced_alike_every_time() -> None:

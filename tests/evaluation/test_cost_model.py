@@ -9,8 +9,8 @@ import landscape as ls
 from landscape import networks
 from landscape.arrays import trees
 from landscape.evaluation import cost_model
+from landscape.evaluation.block import block_sums
 from landscape.evaluation.grid_loop import Tile
-from landscape.evaluation.sharded import block_sums
 from landscape.networks import MultiBranch
 
 GIB = 2**30

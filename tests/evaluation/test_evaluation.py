@@ -14,7 +14,7 @@ import seeds
 import landscape as ls
 from landscape import evaluation, networks, planes
 from landscape.arrays import hardware, trees
-from landscape.evaluation import sharded
+from landscape.evaluation import block, sharded
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.files import atomic
@@ -134,7 +134,7 @@ def test_branches_are_split_when_three_solutions_do_not_fit_one_device() -> None
         arguments = trees.Affine(shapes, shapes, shapes), tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds)
         axes = tuple(jax.ShapeDtypeStruct((n,), "f4") for n in (4, 4))
         options = {"network": network, "losses": (problem.loss,), "tile": tile, "mesh": mesh}
-        compiled = sharded.block_sums.lower(*arguments, axes, **options).compile()
+        compiled = block.block_sums.lower(*arguments, axes, **options).compile()
         used[share] = compiled.memory_analysis().argument_size_in_bytes
     assert used[4] * 4 < 1.1 * used[1]
     assert used[2] * 2 < 1.1 * used[1]
@@ -169,7 +169,7 @@ def test_float64_throughout() -> None:
 
 
 def test_each_tile_shape_is_traced_once(monkeypatch) -> None:
-    monkeypatch.setattr(sharded, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(block, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     problem, plane = case(seeds.generator(), examples=200)
     calls = []
 
@@ -222,7 +222,7 @@ def stopping(at: int) -> Callable[[], None]:
 
 
 def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sharded, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(block, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     problem, plane = case(seeds.generator(), examples=200)
     grid = ls.grid_around(plane, (5, 4))
     options = {"tile": Tile(8, 7, 7, 1), "devices": jax.local_devices()[:1], "progress": False}
@@ -267,7 +267,7 @@ def test_blocks_of_another_loss_branch_or_function_are_not_taken_for_ones_own(tm
 
 def scarce(tiles: list[Tile], values: int, message: str, free: int = 0) -> Callable[..., jax.Array]:
     """The evaluator on a device that fails for tiles above so many examples times branches, after `free` blocks."""
-    run, left = sharded.block_sums, itertools.count(free, -1)
+    run, left = block.block_sums, itertools.count(free, -1)
 
     def run_out(*args, tile: Tile, **options) -> jax.Array:
         tiles.append(tile)
@@ -285,8 +285,8 @@ def test_out_of_memory_halves_the_tile_and_says_so(monkeypatch, tmp_path) -> Non
     seed = seeds.draw()
     problem, plane = case(np.random.default_rng(seed), examples=500)
     grid, tiles = ls.grid_around(plane, (3, 2)), []
-    monkeypatch.setattr(sharded, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
-    monkeypatch.setattr(sharded, "block_sums", scarce(tiles, 200, FULL, free=2))
+    monkeypatch.setattr(block, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(block, "block_sums", scarce(tiles, 200, FULL, free=2))
     options = {"tile": Tile(128, 7, 7, 1), "devices": jax.local_devices()[:1], "progress": False}
     with pytest.warns(UserWarning, match="out of memory; going on with half"):
         found = ls.evaluate(problem, plane, grid, directory=tmp_path, **options)
@@ -304,7 +304,7 @@ def test_out_of_memory_ends_at_the_smallest_tile_and_other_errors_pass(monkeypat
     for message, count in ((FULL, 5), ("INTERNAL: something else", 1)):
         tiles: list[Tile] = []
         with monkeypatch.context() as patch:
-            patch.setattr(sharded, "block_sums", scarce(tiles, 0, message))
+            patch.setattr(block, "block_sums", scarce(tiles, 0, message))
             patch.setattr(sharded.warnings, "warn", lambda *args, **options: None)
             with pytest.raises(jax.errors.JaxRuntimeError, match=message.split(":")[0]):
                 ls.evaluate(problem, plane, **options)
@@ -313,13 +313,13 @@ def test_out_of_memory_ends_at_the_smallest_tile_and_other_errors_pass(monkeypat
 
 def test_products_below_float32_record_their_error_at_the_anchors(monkeypatch) -> None:
     problem, plane = case(seeds.generator())
-    grid, run = ls.grid_around(plane, (3, 2)), sharded.block_sums
+    grid, run = ls.grid_around(plane, (3, 2)), block.block_sums
 
     def coarse(*args, **options) -> jax.Array:
         found = run(*args, **options)
         return found * (1 if jax.config.jax_default_matmul_precision == "highest" else 1.01)
 
-    monkeypatch.setattr(sharded, "block_sums", coarse)
+    monkeypatch.setattr(block, "block_sums", coarse)
     fine, found = (ls.evaluate(problem, plane, grid, precision=p, progress=False) for p in ("highest", "high"))
     assert "precision_error" not in fine.metadata["checks"]
     wanted = 0.01 * max(problem.risk(plane.at(tuple(ab))) for ab in plane.anchors.tolist())

@@ -10,7 +10,7 @@ import landscape as ls
 from landscape import networks
 from landscape.arrays import hardware
 from landscape.arrays.trees import Affine
-from landscape.evaluation import sharded
+from landscape.evaluation import block
 from landscape.evaluation.grid_loop import Tile
 from landscape.networks import MultiBranch
 from landscape.training import sgd
@@ -39,7 +39,7 @@ def test_the_evaluator(name: str) -> None:
     data = tuple(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in (made.data.x, made.data.y, made.data.weight))
     axes = tuple(jax.ShapeDtypeStruct((n,), "f4") for n in (5, 4))
     options = {"network": made.network, "losses": (made.loss,), "tile": Tile(16, 4, 2, 3), "mesh": mesh}
-    run = jax.jit(lambda affine, data, axes: sharded.block_sums(affine, data, axes, **options))
+    run = jax.jit(lambda affine, data, axes: block.block_sums(affine, data, axes, **options))
     exported = export.export(run, platforms=PLATFORMS)(Affine(shapes, shapes, shapes), data, axes)
     assert exported.platforms == PLATFORMS
 

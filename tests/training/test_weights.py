@@ -175,14 +175,14 @@ def test_padding_has_no_part_in_statistics_computed_anew(rng) -> None:
 @pytest.mark.parametrize("batch", [10, 40])
 def test_the_shallow_trainer_too(batch, rng) -> None:
     x, y = rng.normal(size=(40, 5)).astype("f4"), np.sign(rng.normal(size=40)).astype("f4")
-    protocol = shallow.Protocol(steps=60, batch_size=batch)
+    config = shallow.TrainingConfig(steps=60, batch_size=batch)
     where = np.sort(rng.integers(0, 41, 15))
     junk = [np.insert(t, where, v, 0) for t, v in ((x, 1e3), (y, 7.0), (np.full(40, 5.0), 0))]
     sets = [ls.Dataset(x, y), ls.Dataset(x, y, np.full(40, 5.0)), ls.Dataset(*junk)]
-    members = [(3, 0), (3, 1), (6, 0)]
-    one, *others = (jax.tree.leaves(shallow.train_networks(d, members, protocol, progress=False)) for d in sets)
+    networks = [(3, 0), (3, 1), (6, 0)]
+    one, *others = (jax.tree.leaves(shallow.train_networks(d, networks, config, progress=False)) for d in sets)
     assert all(same(one, other) for other in others)
-    rates = [hitting.hitting_rate(d, [3], range(2), protocol, progress=False).risk for d in sets]
+    rates = [hitting.hitting_rate(d, [3], range(2), config, progress=False).risk for d in sets]
     assert all(np.array_equal(rates[0], r) for r in rates)
 
 
