@@ -37,6 +37,11 @@ class Table(NamedTuple):
 
     kinds: tuple[Kind, ...]
 
+    @property
+    def found(self) -> bool:
+        """Whether anything may change places."""
+        return any(kind.count > 1 or max((s.size for s in kind.symmetries.found), default=1) > 1 for kind in self.kinds)
+
     def __str__(self) -> str:
         return "\n\n".join(map(str, self.kinds))
 

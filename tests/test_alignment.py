@@ -15,6 +15,8 @@ from landscape import alignment, convexity, losses
 from landscape.arrays import trees
 from landscape.datasets import Dataset
 from landscape.networks import MultiBranch, Network, conv_branch, from_flax, mlp_branch, relu_branch
+from landscape.networks.modules import with_statistics
+from landscape.networks.statistics import as_parameters
 from landscape.paper import trends
 from landscape.problem import Problem
 
@@ -307,11 +309,11 @@ def test_the_refusal_names_what_changed_and_by_how_much(seed):
                  [np.sort(np.ravel(t)) for t in jax.tree.leaves(params[1])], 0)  # fmt: skip
 
 
-@pytest.mark.parametrize("examples", [1, 3, 40])
+@pytest.mark.parametrize("examples", [1, 40])
 def test_true_relu_is_never_refused(examples, seed):
     """Cancelling sums, extreme balances, far examples."""
     rng = np.random.default_rng(seed)
-    for inputs, hidden, classes, count in ((5, 1, 1, 3), (3, 40, 2, 5), (60, 1, 3, 400)):
+    for inputs, hidden, classes, count in ((5, 1, 1, 3), (30, 20, 2, 50)):
         x = (10.0 ** rng.integers(-3, 4) * rng.normal(size=(examples, inputs))).astype("f4")
         network = MultiBranch(relu_branch(inputs, hidden, classes, bias=bool(rng.integers(2))), count, average=False)
         y = rng.integers(0, classes, examples) if classes > 1 else np.ones(examples, "f4")
@@ -369,3 +371,83 @@ def test_padding_is_not_compared(seed):
     weight = np.concatenate([np.ones(40), np.zeros(3)])
     padded = Problem(Dataset(far, np.append(made.data.y, [1, 1, 1]), weight), made.network, made.loss)
     assert_equal(alignment.align(padded, other, w, by="units"), alignment.align(made, other, w, by="units"), 0)
+
+
+class Normed(nnx.Module):
+    def __init__(self, rngs):
+        self.a, self.norm = nnx.Conv(2, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+        self.b, self.out = nnx.Conv(4, 3, (3, 3), rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(nnx.relu(self.b(nnx.relu(self.norm(self.a(x))))).mean((1, 2)))
+
+
+def test_running_statistics_move_along_with_their_channels(seed):
+    """Frozen in the network they keep the channels in order; as parameters they are permuted with them."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(12, 3, 3, 2)).astype("f4")
+    network = as_parameters(lambda rngs: Normed(rngs), x[:1])
+
+    def drawn(tree):
+        return jax.tree.map(lambda t: np.asarray(t + 0.3 * np.abs(rng.normal(size=t.shape)), "f4"), tree)
+
+    params = jax.tree.map(lambda t: t[None], drawn(network.init(jax.random.key(seed))))
+    problem = Problem(Dataset(x, rng.integers(0, 2, 12)), network, losses.logistic)
+    order, last = (rng.permutation(n) for n in (4, 3))
+    moved = jax.tree.map(np.copy, params)
+    w, s = moved["params"], moved["statistics"]
+    w["a"] = jax.tree.map(lambda t: t[..., order], w["a"])
+    w["norm"], s["norm"] = (jax.tree.map(lambda t: t[..., order], t["norm"]) for t in (w, s))
+    w["b"] = {"kernel": w["b"]["kernel"][:, :, :, order][..., last], "bias": w["b"]["bias"][:, last]}
+    w["out"]["kernel"] = w["out"]["kernel"][:, last]
+    np.testing.assert_allclose(outputs(problem, moved), outputs(problem, params), rtol=1e-4, atol=1e-5)
+    assert_equal(
+        alignment.align(problem, alignment.balance(problem, params), moved), alignment.balance(problem, params)
+    )
+    kept = with_statistics(lambda rngs: Normed(rngs), x[:1], jax.tree.map(lambda t: t[0], params["statistics"]))
+    sizes = [s.size for kind in alignment.symmetries(kept, x=x).kinds for s in kind.symmetries.found]
+    assert sizes == [3]
+
+
+def test_several_solutions_are_matched_to_each_other(seed):
+    """Copies in other orders and scales become equal; of others, no pair of three is left behind."""
+    problem = make_problem(mlp_branch((5, 4, 3, 2)), 2, 3, seed=seed)
+    first = problem.network.init(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    units = [rng.permutation(n) for n in (4, 3)]
+    scale = rng.lognormal(size=4).astype("f4")
+    copy = jax.tree.map(np.asarray, permuted(first, seed))
+    one, two, three = (layer["kernel"] for layer in copy)
+    copy = ({"kernel": (one * scale)[..., units[0]]},
+            {"kernel": (two / scale[:, None])[:, units[0]][..., units[1]]},
+            {"kernel": three[:, units[1]]})  # fmt: skip
+    same = alignment.align_all(problem, [first, copy, permuted(copy, seed + 1)])
+    for other in same[1:]:
+        assert_equal(other, same[0])
+    others = [problem.network.init(k) for k in jax.random.split(jax.random.key(seed + 1), 3)]
+    together = alignment.align_all(problem, others)
+    star = [together[0], *(alignment.align(problem, together[0], w) for w in others[1:])]
+    for aligned in (together, star):
+        for before, after in zip(others, aligned, strict=True):
+            np.testing.assert_allclose(outputs(problem, after), outputs(problem, before), rtol=1e-4, atol=1e-5)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    gaps = [sum(float(trees.vdot(w[i], w[j])) for i, j in pairs) for w in (together, star)]
+    assert gaps[0] >= gaps[1] - 1e-5
+
+
+def test_the_table_names_units_leaves_and_what_is_fixed():
+    problem = make_problem(mlp_branch((5, 4, 3, 2), bias=True), 2, 3)
+    lines = str(alignment.symmetries(problem)).splitlines()
+    wanted = [
+        "branches                3",
+        "4 units                 0.bias, 0.kernel, 1.kernel",
+        "    rescaled            0.bias, 0.kernel against 1.kernel",
+        "3 units                 1.bias, 1.kernel, 2.kernel",
+        "    rescaled            1.bias, 1.kernel against 2.kernel",
+        "in their order          2.bias",
+    ]
+    assert lines == wanted
+    with pytest.raises(ValueError, match="needs examples"):
+        alignment.symmetries(mlp_branch((5, 4, 2)))
+    pooled = str(alignment.symmetries(make_problem(relu_branch(5, 2), 1, 3)))
+    assert "3, a sum over 6 units that change places" in pooled
