@@ -18,7 +18,7 @@ def as_parameters(make: Any, example: Any) -> Network:
     solutions they vary as the parameters do.
 
     Args:
-        make: An nnx module factory of `rngs`, or a linen module, as for `modules.read`.
+        make: An nnx module factory of `rngs`, a linen module, or a network from PyTorch.
         example: Examples, a batch of one.
 
     Raises:
@@ -27,7 +27,7 @@ def as_parameters(make: Any, example: Any) -> Network:
     start = modules.statistics(make, example)
     if not start:
         raise ValueError(f"{make} has no running statistics; take it as it is.")
-    frozen = modules.frozen(make, example)
+    frozen = make if isinstance(make, Network) else modules.frozen(make, example)
 
     def init(key: jax.Array) -> Params:
         return {"params": frozen.init(key), "statistics": start}

@@ -8,7 +8,7 @@ import seeds
 from flax import nnx
 from jax import lax
 
-from landscape.networks import MultiBranch, Network, from_flax, mlp_branch, one_example, recurrent_branch
+from landscape.networks import Network, from_flax, mlp_branch, one_example, recurrent_branch
 from landscape.symmetry import matching
 from landscape.symmetry.blocks import generators
 from landscape.symmetry.symmetries import find
@@ -309,7 +309,3 @@ def test_branches_under_vmap_have_units_of_their_own(seed):
     network = Network(init, lambda w, x: jax.vmap(inner.apply, (0, None))(w, x).sum(0))
     found = traced(network, (5,), seed)[3].found
     assert [(s.size, bool(s.within), s.outer) for s in found] == [(6, False, -1), (4, True, 0), (3, True, 0)]
-    whole = MultiBranch(inner, 6)
-    params = whole.init(jax.random.key(seed))
-    one = one_example(Network(whole.init, whole.apply), params, jax.ShapeDtypeStruct((5,), np.float32))
-    assert {s.size for s in find(one, params, examples((5,), seed)).found} >= {4, 3}
