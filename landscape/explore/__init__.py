@@ -52,7 +52,7 @@ class Config:
     vectors: bool = False
     """Move biases and norm scales along the random directions too; as published they stay."""
     align: bool = False
-    """Align the branches of the other solutions to the first; before and after are drawn."""
+    """Permute and rescale units and branches of the solutions to match each other; before and after are drawn."""
     points: int = 51
     """Grid points along each axis."""
     margin: float = 0.3

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from landscape import convexity, evaluation, planes, report, surfaces
+from landscape import alignment, convexity, evaluation, planes, report, surfaces
 from landscape.arrays import trees
 from landscape.compiler.flatten import jaxpr_hash
 from landscape.evaluation import pointwise
@@ -41,7 +41,7 @@ class View(NamedTuple):
     Attributes:
         triple: Index of the triple.
         part: Slice of its solutions among all.
-        aligned: Whether the branches of the others are aligned to the first's.
+        aligned: Whether the solutions are aligned to each other.
     """
 
     triple: int
@@ -132,8 +132,8 @@ def _refuse(config: Any, target: Target, loaded: inputs.Loaded) -> None:
     Raises:
         ValueError: What cannot be aligned, trained or drawn; equal solutions; a loss that is not deterministic.
     """
-    if config.align and target.network_for("--align").network.total < 2:
-        raise ValueError("--align wants a multi-branch network: what is exchanged are its branches.")
+    if config.align and not alignment.symmetries(target.network_for("--align")).found:
+        raise ValueError("--align wants branches or units that may change places; this network has none.")
     if not loaded.solutions and target.problem is None:
         raise ValueError("Without a network and data nothing can be trained: name the checkpoints with --solutions.")
     if config.plane in ("solutions", "oblique"):

@@ -78,7 +78,7 @@ def measure(
     Args:
         problem: The risk that is drawn.
         solutions: 3 R of them, for example what `train` returns for 3 R keys.
-        align: Balance the first solution of a triple and align the others to it.
+        align: Balance the solutions of a triple and align them to each other.
         test: The same network on test data, for the barriers of the test risk.
         plane: Builder of a plane through three solutions.
         grid: The extent rule, the same for all; it gives all grids the same numbers of points.
@@ -107,12 +107,8 @@ def measure(
 
 
 def aligned(problem: Problem, triple: Sequence[Params]) -> list[Params]:
-    """A triple with its first solution balanced (if that keeps the outputs) and the others aligned to it."""
-    try:
-        first = alignment.balance(problem, triple[0])
-    except alignment.Changed:
-        first = triple[0]
-    return [first, *(alignment.align(problem, first, w) for w in triple[1:])]
+    """A triple balanced, where that keeps the outputs, and aligned to each other."""
+    return alignment.align_all(problem, triple)
 
 
 def record(measured: Measured) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def unify(one: Axis, other: Axis) -> None:
     [True, True]
     """
     one, other = root(one), root(other)
-    if one is other or (one.size == 1 and other.size == 1):
+    if one is other:
         return
     if one.size != other.size:
         _pin_both(one, other)

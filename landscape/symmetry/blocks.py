@@ -138,3 +138,15 @@ def rows(x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
 def random_order(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Independent random permutations along the last axis."""
     return np.argsort(rng.random(shape), -1)
+
+
+def generators(rng: np.random.Generator, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random cycles of all units, and random exchanges of two, along the last axis; together they generate the rest.
+
+    No order is the identity, which would verify anything.
+    """
+    places = random_order(rng, *shape)
+    cycle, swap = places.copy(), np.broadcast_to(np.arange(shape[-1]), shape).copy()
+    np.put_along_axis(cycle, places, np.roll(places, 1, -1), -1)
+    np.put_along_axis(swap, places[..., :2], places[..., :2][..., ::-1], -1)
+    return cycle, swap

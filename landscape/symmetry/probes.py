@@ -1,6 +1,7 @@
 """Networks at random parameters and inputs: what changes their outputs there is no symmetry."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -11,8 +12,10 @@ from landscape.arrays import trees
 from landscape.compiler.flatten import coarsest
 
 Params = Any
-EXAMPLES = 4
-"""Examples of a probe that come from the data; as many again have normal random numbers in their place."""
+RANDOM = 24
+"""Examples of normal random numbers besides those that come from the data."""
+DRAWS = 10
+"""Draws of parameters after which a network is left whose outputs are all zero or none is finite."""
 COARSEST = 0.02
 """Half precision rounds by more; a permutation that is no symmetry changes outputs by more."""
 
@@ -25,24 +28,33 @@ class Wide:
     """
 
     def __init__(self, f: Callable[..., Any], *like: Any) -> None:
-        self._f, self._like = jax.jit(f), like
+        self._f, self._like = f, like
         try:
-            with trees.float64():
-                closed = jax.make_jaxpr(f)(*jax.tree.map(lambda leaf: _shape(leaf, True), like))
-            self._wide = True
+            self._settle(True)
         except Exception:  # programs that fix their types refuse others each in its own way
-            closed = jax.make_jaxpr(f)(*jax.tree.map(lambda leaf: _shape(leaf, False), like))
-            self._wide = False
-        self.epsilon = float(jnp.finfo(coarsest(closed)).eps)
+            self._settle(False)
+
+    def _settle(self, wide: bool) -> None:
+        """Trace the function in float64, or as it is."""
+        with trees.float64() if wide else nullcontext():
+            closed = jax.make_jaxpr(self._f)(*jax.tree.map(lambda leaf: _shape(leaf, wide), self._like))
+        self._wide, self._run, self.epsilon = wide, jax.jit(self._f), float(jnp.finfo(coarsest(closed)).eps)
 
     def __call__(self, *args: Any) -> Any:
         """The values for arrays of the same shapes, as float64."""
+        try:
+            return self._values(args)
+        except Exception:  # what is called on the host may have types of its own
+            if not self._wide:
+                raise
+            self._settle(False)
+            return self._values(args)
+
+    def _values(self, args: Any) -> Any:
         given = jax.tree.map(lambda leaf, like: _cast(leaf, like.dtype, self._wide), args, self._like)
-        if not self._wide:
-            with jax.default_matmul_precision("highest"):
-                return jax.tree.map(lambda y: np.asarray(y, np.float64), self._f(*given))
-        with trees.float64():
-            return jax.tree.map(lambda y: np.asarray(y, np.float64), self._f(*given))
+        context = trees.float64() if self._wide else jax.default_matmul_precision("highest")
+        with context:
+            return jax.tree.map(lambda y: np.asarray(y, np.float64), self._run(*given))
 
 
 def _shape(leaf: Any, wide: bool) -> jax.ShapeDtypeStruct:
@@ -64,10 +76,14 @@ class Probe:
     """
 
     def __init__(self, outputs: Wide, params: Params, x: Any, rng: np.random.Generator) -> None:
-        self.params, self.x, self._outputs = drawn(params, rng), x, outputs
+        self.x, self._outputs = x, outputs
         self.tolerance = min(max(1e-9, 100 * outputs.epsilon), COARSEST)
-        self._before = outputs(self.params, x)
-        self._finite = np.isfinite(self._before)
+        for _ in range(DRAWS):
+            self.params = jax.tree.map(lambda leaf: _drawn(rng, leaf), params)
+            self._before = outputs(self.params, x)
+            self._finite = np.isfinite(self._before)
+            if np.any(self._before[self._finite]):
+                break
 
     def change(self, params: Params) -> float:
         """The largest change of an output relative to the largest output; infinite where nothing can be compared."""
@@ -78,14 +94,9 @@ class Probe:
         return float(away / size) if np.isfinite(away) and size > 0 else np.inf
 
 
-def drawn(params: Params, rng: np.random.Generator) -> Params:
-    """Random parameters of the same shapes and signs."""
-    return jax.tree.map(lambda leaf: _drawn(rng, leaf), params)
-
-
 def inputs(x: Any, rng: np.random.Generator) -> Any:
-    """Some of the examples x [N, ...], and as many with random numbers in their place unless they hold integers."""
-    return jax.tree.map(lambda leaf: _inputs(rng, np.asarray(leaf[:EXAMPLES])), x)
+    """The examples x [N, ...], and more with random numbers in their place; integers are repeated."""
+    return jax.tree.map(lambda leaf: _inputs(rng, np.asarray(leaf)), x)
 
 
 def _drawn(rng: np.random.Generator, leaf: Any) -> np.ndarray:
@@ -98,5 +109,5 @@ def _drawn(rng: np.random.Generator, leaf: Any) -> np.ndarray:
 
 
 def _inputs(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-    other = rng.normal(size=x.shape).astype(x.dtype) if trees.is_parameter(x) else x
-    return np.concatenate([x, other])
+    more = np.resize(x, (RANDOM, *x.shape[1:]))
+    return np.concatenate([x, rng.normal(size=more.shape).astype(x.dtype) if trees.is_parameter(x) else more])

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from landscape.checkpoints import words
 from landscape.symmetry.axes import Axis, atoms, atoms_of, pin
-from landscape.symmetry.blocks import Layout, Symmetry, permute, random_order
+from landscape.symmetry.blocks import Layout, Symmetry, generators, permute
 from landscape.symmetry.probes import Probe, Wide, inputs
 from landscape.symmetry.trace import Trace
 
@@ -78,18 +79,17 @@ def _traced(one: One, params: Params, example: Any) -> tuple[Layout, Trace]:
     outs = trace.run(closed.jaxpr, closed.consts, [*axes, *(atoms_of(aval.shape, True) for aval in avals)])
     for axis in (axis for out in outs for axis in out):
         pin(axis)
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    return Layout(structure, tuple(paths), tuple(map(tuple, axes))), trace
+    names = [".".join(words(path)) or "parameters" for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return Layout(structure, tuple(names), tuple(map(tuple, axes))), trace
 
 
 def _members(layout: Layout) -> dict[Axis, list[tuple[int, int]]]:
-    """Where every atom occurs among the blocks."""
+    """Where every atom occurs among the blocks; a single unit has to occur twice, it can only be rescaled."""
     members: dict[Axis, list[tuple[int, int]]] = {}
     for b, (_, owned) in enumerate(layout.owners):
         for k, a in enumerate(owned):
-            if a.size > 1:
-                members.setdefault(a, []).append((b, k))
-    return members
+            members.setdefault(a, []).append((b, k))
+    return {a: several for a, several in members.items() if a.size > 1 or len(several) > 1}
 
 
 def _companions(seen: Sequence[Sequence[Axis]]) -> dict[Axis, set[Axis]]:
@@ -120,11 +120,11 @@ def _candidates(
 
 
 def _holds(symmetry: Symmetry, layout: Layout, probes: Sequence[Probe], rng: np.random.Generator) -> bool:
-    """Whether a random permutation leaves the outputs of every probe unchanged."""
+    """Whether permutations that generate all others leave the outputs of every probe unchanged."""
     for probe in probes:
-        blocks = layout.explode(probe.params)
-        order = random_order(rng, 1, symmetry.slices(blocks), symmetry.size)
-        moved = permute([block[None] for block in blocks], symmetry, order)
-        if probe.change(layout.assemble([block[0] for block in moved])) > probe.tolerance:
-            return False
+        blocks = [block[None] for block in layout.explode(probe.params)]
+        for order in generators(rng, 1, symmetry.slices(blocks, 1), symmetry.size):
+            moved = layout.assemble([block[0] for block in permute(blocks, symmetry, order)])
+            if probe.change(moved) > probe.tolerance:
+                return False
     return True
