@@ -284,7 +284,7 @@ def load_all(config: Any, target: Target) -> Loaded:
     everything = [w for _, w in loaded] + [w for path in paths.values() for w in path]
     if everything:
         planes.check_solutions(*everything)
-    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths, _remarks(files, to), formats)
+    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths, _remarks(files, target), formats)
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
