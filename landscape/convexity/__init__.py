@@ -134,7 +134,10 @@ def report(
     found = _measured(surface, values, edges, threshold, resolution)
     if surface.left_out is None or layer is not None:
         return found
-    return _with_errors(found, [_measured(surface, f, None, threshold, resolution) for f in surface.left_out])
+    known = surface.metadata
+    part = known.get("examples", 0) / known["examples_available"] if known.get("examples_available") else 0.0
+    without = [_measured(surface, f, None, threshold, resolution) for f in surface.left_out]
+    return _with_errors(found, without, max(0.0, 1 - part) ** 0.5)
 
 
 def _measured(
@@ -160,13 +163,19 @@ def _measured(
     return _measure(whole, hull, threshold, edges, part)
 
 
-def _with_errors(found: Report, without: Sequence[Report]) -> Report:
-    """A report with the jackknife's standard errors, from the reports without each group of examples."""
+def _with_errors(found: Report, without: Sequence[Report], factor: float) -> Report:
+    """A report with the jackknife's standard errors, from the reports without each group of examples.
+
+    Args:
+        found: The report on all examples that were taken.
+        without: G reports.
+        factor: The finite-population correction, 1 for the population behind the data.
+    """
     names = [name for name in Report._fields if name not in ("standard_errors", "triangle")]
-    errors = {name: jackknife([getattr(other, name) for other in without]) for name in names}
+    errors = {name: factor * jackknife([getattr(other, name) for other in without]) for name in names}
     if found.triangle is None or any(other.triangle is None for other in without):
         return found._replace(standard_errors=errors)
-    inner = _with_errors(found.triangle, [other.triangle for other in without if other.triangle is not None])
+    inner = _with_errors(found.triangle, [other.triangle for other in without if other.triangle is not None], factor)
     return found._replace(standard_errors=errors, triangle=inner)
 
 
@@ -176,7 +185,7 @@ def numbers(measured: Report) -> dict[str, float]:
     flat = {name: float(known[name]) for name in known if name not in ("barriers", "standard_errors", "triangle")}
     flat["barrier"] = float(np.max(measured.barriers)) if len(measured.barriers) else float("nan")
     for name, error in (measured.standard_errors or {}).items():
-        if name in flat and name not in ("minima", "resolution"):
+        if name in flat and "error" not in name and name not in ("minima", "resolution"):
             flat[f"{name}_standard_error"] = float(error)
     if measured.triangle is None:
         return flat

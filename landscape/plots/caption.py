@@ -82,4 +82,19 @@ def limits(surfaces: Sequence["Surface"]) -> str:
     text = (
         f"{_planes(surfaces)}, {extent}{points}, {seeds}: other planes, a wider extent and other seeds are not shown."
     )
-    return f"{text} {gaps}".strip()
+    return " ".join(filter(None, [text, sampling(surfaces), gaps]))
+
+
+def sampling(surfaces: Sequence["Surface"]) -> str:
+    """A sentence on the standard errors of the loss; empty unless all surfaces carry them."""
+    if any(s.standard_error is None or not np.isfinite(s.standard_error).any() for s in surfaces):
+        return ""
+    level = max(float(np.nanmax(np.asarray(s.standard_error))) for s in surfaces)
+    counts = {s.metadata.get("examples") for s in surfaces}
+    of = {s.metadata.get("examples_available") for s in surfaces} - {None}
+    some = f"{counts.pop():,}" if len(counts) == 1 and None not in counts else "the"
+    whole = f" of {of.pop():,}" if len(of) == 1 else ""
+    away = [np.asarray(s.difference_error) for s in surfaces if s.difference_error is not None]
+    apart = max((float(np.nanmax(x)) for x in away if np.isfinite(x).any()), default=0.0)
+    first = f", of differences to the first solution {apart:.2g}" if any(len(s.anchors) for s in surfaces) else ""
+    return f"Standard error from {some}{whole} examples: at most {level:.2g}{first} (loss units)."
