@@ -55,8 +55,17 @@ class ExampleLayout(NamedTuple):
 
 
 def layout_for(
-    problem: Problem, plan: cost_model.Plan, execution: Execution, planes: int, whole: bool
+    problem: Problem, plan: cost_model.Plan, execution: Execution, planes: int, whole: bool = False
 ) -> ExampleLayout:
+    """The layout of the examples for R planes at a time.
+
+    Args:
+        problem: The data.
+        plan: Of one of the surfaces.
+        execution: How to run.
+        planes: R.
+        whole: Take all examples as one block.
+    """
     chunks, workers = -(-len(problem.data) // plan.tile.examples), execution.workers // plan.branch_shards
     sharing = max(d for d in range(1, workers + 1) if workers % d == 0 and d <= chunks)
     both = sharing, workers // sharing
