@@ -51,7 +51,7 @@ ACTIVE = _Fact((), True)
 
 @dataclass
 class _Uses:
-    """How one parameter is used: its output axes in products (None if unclear) and lookups; entry by entry, in loops."""
+    """How one parameter is used: its output axes in products (None if unclear) and lookups; entries, axes of loops."""
 
     products: set[Axes | None] = field(default_factory=set)
     lookups: set[Axes | None] = field(default_factory=set)
