@@ -183,8 +183,9 @@ def _layout(problem: Problem, plan: cost_model.Plan, execution: Execution, plane
     mesh = hardware.mesh(execution.devices, points=devices // sharing, examples=sharing, branches=plan.branch_shards)
     operations = max(planes * plan.operations / plan.branch_shards, 1)
     aim = math.inf if whole else OPERATIONS_A_BLOCK.get(execution.platform, 1e11) * chunks / operations
-    room = execution.budget // (SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples)
-    aim = aim if whole else max(1, min(aim, room // sharing))
+    if not whole:
+        one = SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples * sharing
+        aim = max(1, min(aim, execution.budget // one))
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
     each = -(-chunks // (sharing * blocks))
     return ExampleLayout(mesh, blocks, each * sharing * plan.tile.examples)
@@ -215,7 +216,7 @@ def block_sums(
         tile: Sizes of the grid loop.
         mesh: Axes "points", "examples" and, where branches are split, "branches".
         like: As in `grid_sums`, of one device's part of the branches.
-        stacked: Whether affine, axes and the result have a first axis [R], one entry a plane.
+        stacked: Whether affine, axes and the result have a first axis [R], one entry a plane; the planes run in a loop.
     """
     axis = "branches" if mesh.shape.get("branches", 1) > 1 else None
 
