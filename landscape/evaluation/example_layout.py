@@ -73,8 +73,9 @@ def layout_for(
     mesh = hardware.mesh(execution.devices, points=on_devices[1], examples=on_devices[0], branches=plan.branch_shards)
     operations = max(planes * plan.operations / plan.branch_shards, 1)
     aim = math.inf if whole else OPERATIONS_A_BLOCK.get(execution.platform, 1e11) * chunks / operations
-    room = execution.budget // (SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples)
-    aim = aim if whole else max(1, min(aim, room // sharing))
+    if not whole:
+        one = SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples * sharing
+        aim = max(1, min(aim, execution.budget // one))
     if execution.tolerance is not None:
         aim = min(aim, max(1, len(problem.data) // (BLOCKS_AT_LEAST * sharing * plan.tile.examples)))
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
