@@ -5,7 +5,7 @@ seems to lie between a network and its permuted copy. Aligning first removes tha
 [Ainsworth23]. Which units may change places is read from the network itself: see `symmetries`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -24,8 +24,8 @@ Params = Any
 By = Literal["auto", "units", "parameters", "outputs"]
 
 MOST = 20_000
-ROUNDS = 10
-"""Rounds of `align_all`; it ends before if nothing comes closer."""
+ROUNDS, GAIN = 3, 1e-3
+"""Rounds of `align_all`, which ends before if one gains less than this share of the inner products."""
 
 
 class Changed(ValueError):
@@ -134,9 +134,9 @@ def align_all(
 ) -> list[Params]:
     """Several solutions, balanced, with all of them permuted to match each other.
 
-    Each is aligned to the first and then, in rounds, to the mean of all others, until the sum of inner products of all
-    pairs grows no more. So any two are as comparable as the first and another, and going from one to the next around
-    a cycle leads back to the same order.
+    Each is aligned to the mean of those before it and then, in rounds, to the mean of all others, until the sum of
+    inner products of all pairs hardly grows. So any two are as comparable as the first and another, and going from one
+    to the next around a cycle leads back to the same order.
 
     Args:
         problem: As for `align`.
@@ -182,7 +182,9 @@ def _aligned(
     _refuse_many(kind)
     theirs, logs = rescaling.balance(_wide(kind, reference), kind.rescalings)
     mine, _ = rescaling.balance(_wide(kind, before.params), kind.rescalings)
-    moved = [block[order] for block in mine] if order is not None else _matched(kind, theirs, mine, keep, restarts)
+    moved = (
+        [block[order] for block in mine] if order is not None else _matching(kind, theirs, mine, keep, restarts)(mine)
+    )
     for r, log in zip(kind.rescalings, logs, strict=True):
         moved = r.applied(moved, -log)
     aligned = kind.symmetries.layout.assemble(moved, 1)
@@ -191,37 +193,50 @@ def _aligned(
     return _verified(kind, before, aligned)
 
 
-def _matched(kind: Kind, reference: Blocks, blocks: Blocks, keep: int, restarts: int) -> Blocks:
-    """Branches with their units, or all units one by one, in the order that brings them closest to the reference."""
+def _matching(kind: Kind, reference: Blocks, blocks: Blocks, keep: int, restarts: int) -> Callable[[Blocks], Blocks]:
+    """Branches with their units, or all units one by one, put in the order that brings `blocks` to the reference."""
     found = kind.symmetries.found
     if kind.pools:
-        theirs, mine = (pooling.pooled(part, found[0]) for part in (reference, blocks))
-        order, _ = matching.match((), theirs, mine)
-        return pooling.apart([unit[order] for unit in mine], blocks, found[0])
-    return matching.apply(found, blocks, *matching.match(found, reference, blocks, keep=keep, restarts=restarts))
+        units, _ = matching.match((), pooling.pooled(reference, found[0]), pooling.pooled(blocks, found[0]))
+        return lambda x: pooling.apart([unit[units] for unit in pooling.pooled(x, found[0])], x, found[0])
+    order, orders = matching.match(found, reference, blocks, keep=keep, restarts=restarts)
+    return lambda x: matching.apply(found, x, order, orders)
 
 
 def _aligned_together(kind: Kind, befores: Sequence[Outputs], keep: int, restarts: int) -> list[Params]:
-    """One kind of branches of several solutions, each matched to the mean of the others until nothing improves."""
+    """One kind of branches of several solutions, matched to each other at their least norms."""
     _refuse_many(kind)
     layout = kind.symmetries.layout
     several = [rescaling.balance(_wide(kind, before.params), kind.rescalings)[0] for before in befores]
     if any(before.change(layout.assemble(blocks, 1)) for before, blocks in zip(befores, several, strict=True)):
         kind = kind._replace(rescalings=())
         several = [_wide(kind, before.params) for before in befores]
-    several[1:] = [_matched(kind, several[0], blocks, keep, restarts) for blocks in several[1:]]
-    for _ in range(ROUNDS if len(several) > 2 else 0):
-        closer = False
-        for k in range(1, len(several)):
-            others = [sum(parts[1:], parts[0]) for parts in zip(*several[:k], *several[k + 1 :], strict=True)]
-            moved = _matched(kind, others, several[k], keep, restarts)
-            if _inner(others, moved) > _inner(others, several[k]) * (1 + matching.GAIN):
-                several[k], closer = moved, True
-        if not closer:
-            break
+    several = _together(several, lambda r, p: _matching(kind, r, p, keep, restarts))
     return [
         _verified(kind, before, layout.assemble(blocks, 1)) for before, blocks in zip(befores, several, strict=True)
     ]
+
+
+def _together(several: Sequence[Blocks], match: Callable[[Blocks, Blocks], Callable[[Blocks], Blocks]]) -> list[Blocks]:
+    """Each matched to the sum of those before it, then in turn to the sum of all others; the first stays in order."""
+    found = list(several[:1])
+    for blocks in several[1:]:
+        found.append(match(_sum(found), blocks)(blocks))
+    for _ in range(ROUNDS if len(found) > 2 else 0):
+        gain = 0.0
+        for k, blocks in enumerate(found):
+            others = _sum([*found[:k], *found[k + 1 :]])
+            moved = match(others, blocks)(blocks)
+            more = _inner(others, moved) - _inner(others, blocks)
+            found[k], gain = (moved, gain + more) if more > 0 else (blocks, gain)
+        if gain <= GAIN * _inner(_sum(found), _sum(found)):
+            break
+    back = match(several[0], found[0])
+    return [several[0], *map(back, found[1:])]
+
+
+def _sum(several: Sequence[Blocks]) -> Blocks:
+    return [np.sum(parts, axis=0) for parts in zip(*several, strict=True)]
 
 
 def _inner(one: Blocks, other: Blocks) -> float:

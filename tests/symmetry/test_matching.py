@@ -51,7 +51,7 @@ def value(reference, params):
     return sum(float(np.vdot(r, p)) for r, p in zip(reference, params, strict=True))
 
 
-def test_scores_are_below_the_best_permutation_and_reach_it_often(seed):
+def test_scores_are_below_the_best_permutation_and_restarts_reach_it(seed):
     """All permutations of 3 and 4 units, one after the other."""
     found, blocks = branches(seed, 8)
     reference, params = ([b[part] for b in blocks] for part in (slice(0, 4), slice(4, 8)))
@@ -62,7 +62,11 @@ def test_scores_are_below_the_best_permutation_and_reach_it_often(seed):
         moved = [p.reshape(4, -1) for p in matching.apply(found, params, np.arange(4), orders)]
         best = np.maximum(best, sum(r.reshape(4, -1) @ p.T for r, p in zip(reference, moved, strict=True)))
     assert (scores <= best + 1e-9).all()
-    assert (scores > best - 1e-9).mean() > 0.5
+    assert scores.sum() > 0.7 * best.sum()
+    for i, j in ((0, 1), (2, 3)):
+        pair = [[b[k : k + 1] for b in part] for part, k in ((reference, i), (params, j))]
+        moved = matching.apply(found, pair[1], *matching.match(found, *pair, restarts=60))
+        assert value(pair[0], moved) == pytest.approx(best[i, j])
     order, orders = matching.match(found, reference, params)
     matched = matching.apply(found, params, order, orders)
     assert value(reference, matched) == pytest.approx(scores[np.arange(4), order].sum())
