@@ -451,3 +451,26 @@ def test_the_table_names_units_leaves_and_what_is_fixed():
         alignment.symmetries(mlp_branch((5, 4, 2)))
     pooled = str(alignment.symmetries(make_problem(relu_branch(5, 2), 1, 3)))
     assert "3, a sum over 6 units that change places" in pooled
+
+
+def test_the_metric_of_the_inputs_compares_what_is_computed_from_them(seed):
+    """Units of one hidden layer, on correlated inputs: the assignment is the best in that metric."""
+    made = make_problem(mlp_branch((6, 5, 2), jnp.tanh), 2, 1, inputs=(6,), seed=seed)
+    rng = np.random.default_rng(seed)
+    x = (made.data.x @ rng.normal(size=(6, 6)) * 3).astype("f4")
+    problem = Problem(Dataset(x, made.data.y), made.network, made.loss)
+    reference, params = (made.network.init(k) for k in jax.random.split(jax.random.key(seed)))
+
+    def value(w, of):
+        first, last = (np.asarray(layer["kernel"][0], float) for layer in w)
+        theirs, fixed = (np.asarray(layer["kernel"][0], float) for layer in reference)
+        return np.vdot(of @ theirs, of @ first) / len(of) + np.vdot(fixed, last)
+
+    names = ("parameters", "inputs")
+    aligned = {name: alignment.align(problem, reference, params, metric=name) for name in names}
+    for name, of in zip(names, (np.eye(6) * 6**0.5, x.astype(float)), strict=True):
+        orders = [[{"kernel": params[0]["kernel"][..., o]}, {"kernel": params[1]["kernel"][:, o]}]
+                  for o in map(np.array, permutations(range(5)))]  # fmt: skip
+        assert value(aligned[name], of) == pytest.approx(max(value(w, of) for w in orders), rel=1e-5)
+    with pytest.raises(ValueError, match="metric must be"):
+        alignment.align(problem, reference, params, metric="outputs")
