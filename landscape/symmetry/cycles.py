@@ -36,6 +36,8 @@ def together(several: Sequence[Blocks], measure: Measure, match: Match) -> list[
             found[k], gain = (moved, gain + more) if more > 0 else (blocks, gain)
         if gain <= GAIN * _inner(measure(_sum(found)), _sum(found)):
             break
+    if found[0] is several[0]:
+        return found
     back = match(measure(several[0]), found[0])
     return [several[0], *map(back, found[1:])]
 

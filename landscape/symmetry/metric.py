@@ -29,18 +29,19 @@ def of_inputs(symmetries: Symmetries, x: Any) -> Measure:
     """
     if not symmetries.readers:
         return of_parameters
-    (leaf,), moment, total = jax.tree.leaves(x), 0.0, 0
+    (leaf,) = jax.tree.leaves(x)
+    size = int(np.prod(leaf.shape[1:]))
+    moment = np.zeros((size, size))
     for part in on_disk.blocks(leaf):
-        flat = np.asarray(part, np.float64).reshape(len(part), -1)
-        moment, total = moment + flat.T @ flat, total + len(flat)
-    moment = moment / total
+        flat = np.asarray(part, np.float64).reshape(-1, size)
+        moment += flat.T @ flat / len(leaf)
 
     def measured(blocks: Sequence[np.ndarray]) -> Blocks:
         found = list(blocks)
         for b, first in symmetries.readers:
             axes = range(first + 1, first + leaf.ndim)
             moved = np.moveaxis(found[b], axes, range(-len(axes), 0))
-            product = (moved.reshape(-1, len(moment)) @ moment).reshape(moved.shape)
+            product = (moved.reshape(-1, size) @ moment).reshape(moved.shape)
             found[b] = np.moveaxis(product, range(-len(axes), 0), axes)
         return found
 
