@@ -20,6 +20,8 @@ References, cited by key in the docstrings:
     [Grussler18]  Grussler, Rantzer, Giselsson. Low-rank optimization with convex constraints.
                   IEEE Transactions on Automatic Control 63, 2018.
     [Ainsworth23] Ainsworth, Hayase, Srinivasa. Git Re-Basin: merging models modulo permutation symmetries. ICLR 2023.
+    [Cochran77]   Cochran. Sampling Techniques. Wiley 1977.
+    [Efron82]     Efron. The Jackknife, the Bootstrap and Other Resampling Plans. SIAM 1982.
     [Edelsbrunner10] Edelsbrunner, Harer. Computational Topology. AMS 2010.
 """
 
@@ -35,6 +37,7 @@ _HOMES = {
     "from_flax": "networks",
     "from_linen": "networks",
     "from_torch": "networks",
+    "from_keras": "networks",
     "Problem": "problem",
     "Solutions": "training.solutions",
     "train": "training",

@@ -139,7 +139,7 @@ def refuse_mixing(network: MultiBranch, params: Params, x: Any, in_pairs: bool =
         return
     two = jax.tree.unflatten(jax.tree.structure(x), [t[[0, int(differs.argmax())]] for t in head])
     for branch, w in network.groups(params):
-        first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), w)
+        first = jax.tree.map(lambda leaf: leaf[0], w)
         with jax.default_matmul_precision("highest"):
             found = _in_pairs(branch, first, two) if in_pairs else _two_ways(branch, first, two)
             together, again, alone = (np.asarray(f, np.float64) for f in found)

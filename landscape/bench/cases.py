@@ -156,12 +156,12 @@ def _surface(case: Case, precision: str, memory: int | None, seed: int) -> Ready
     execution = Execution(precision, memory, devices=tuple(jax.local_devices()))
     plan = sharded.plan_for(problem, plane, grid, execution)
     made = block.prepare(problem, [plane], [grid], [problem.loss], plan, execution, whole=True)
-    inputs = made.affine, made.data(0)[0], made.axes[0]
+    inputs = made.affine, made.data(0)[0], made.axes[0], made.references(None)[0]
     trace = partial(block.block_sums.trace, *inputs, **made.options)
     run, stages, used = _staged(trace, lambda run: run(*inputs))
 
     def call() -> np.ndarray:
-        return sharded.problem_means(problem, plane, grid, [problem.loss], execution).values
+        return sharded.problem_means(problem, plane, grid, [problem.loss], execution)
 
     found = cost_model.costs(problem.network, plane.origin, jax.ShapeDtypeStruct(problem.data.x.shape[1:], np.float32))
     held = sum(n * cost.held for n, cost in zip(problem.network.counts, found, strict=True))

@@ -218,9 +218,15 @@ def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any], inputs: int, batched: boo
         return [Fact(axes._replace(branch=axes.branch and v not in summed), degree) for v in e.outvars]
 
     facts: dict[Any, Fact] = {v: Fact() for v in jaxpr.constvars}
-    facts |= {v: Fact(Axes(branch=not batched), AFFINE) for v in jaxpr.invars[:-inputs]}
+    moved = jaxpr.invars[:-inputs]
+    facts |= {v: Fact(Axes(branch=not batched), AFFINE if is_moved(v) else CONSTANT) for v in moved}
     facts |= {v: Fact(Axes(example=not batched)) for v in jaxpr.invars[-inputs:]}
     return interpret(jaxpr.eqns, facts, rule, _literal)
+
+
+def is_moved(variable: Any) -> bool:
+    """Whether a plane moves a parameter: counters and random keys are the same everywhere."""
+    return bool(jnp.issubdtype(_aval(variable).dtype, jnp.floating))
 
 
 def _literal(_: jcore.Literal) -> Fact:

@@ -51,11 +51,12 @@ ACTIVE = _Fact((), True)
 
 @dataclass
 class _Uses:
-    """How one parameter is used: its output axes in products (None if unclear) and lookups, and entry by entry."""
+    """How a parameter is used: output axes in products (None if unclear) and lookups; entry by entry, in loops."""
 
     products: set[Axes | None] = field(default_factory=set)
     lookups: set[Axes | None] = field(default_factory=set)
     entries: bool = False
+    looped: Axes = NONE
 
 
 def output_axes(closed: jcore.ClosedJaxpr, parameters: int) -> list[Units]:
@@ -78,7 +79,7 @@ def output_axes(closed: jcore.ClosedJaxpr, parameters: int) -> list[Units]:
 
 
 def _found(use: _Uses, shape: Sequence[int]) -> Units:
-    single = sum(n > 1 for n in shape) <= 1
+    single = sum(n > 1 for d, n in enumerate(shape) if d not in use.looped) <= 1
     for known in (use.products, use.lookups):
         if known:
             axes = next(iter(known)) if len(known) == 1 else None
@@ -152,6 +153,7 @@ def _entries(facts: Sequence[_Fact], uses: list[_Uses]) -> None:
     for fact in facts:
         for image in fact.images:
             uses[image.leaf].entries = True
+            uses[image.leaf].looped |= image.outer
 
 
 def _dot(e: Equation, facts: list[_Fact], uses: list[_Uses]) -> _Fact:

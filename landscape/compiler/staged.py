@@ -21,7 +21,7 @@ from jax.extend import core as jcore
 
 from landscape.arrays import trees
 from landscape.compiler import batch_rules, flatten
-from landscape.compiler.analysis import OUTPUTS, Residual, StagedBranch, Step, analyse, varies
+from landscape.compiler.analysis import OUTPUTS, Residual, StagedBranch, Step, analyse, is_moved, varies
 from landscape.compiler.batch_rules import Axes
 from landscape.compiler.interpreter import interpret, read
 from landscape.networks import MultiBranch, Network, as_written, one_example
@@ -170,7 +170,8 @@ def precompute(branch: StagedBranch, params: Sequence[Tree], x: Any, prelaid: bo
         prelaid: Whether the trees come from `lay_out`.
     """
     jaxpr, count = branch.closed.jaxpr, jax.tree.leaves(params[0])[0].shape[0]
-    leaves = zip(*map(jax.tree.leaves, params), strict=True)
+    pairs = zip(jaxpr.invars, zip(*map(jax.tree.leaves, params), strict=True), strict=False)
+    leaves = [parts if is_moved(v) else parts[:1] for v, parts in pairs]
     env: dict[Any, Parts] = dict(zip(jaxpr.invars, [*leaves, *((t,) for t in jax.tree.leaves(x))], strict=True))
     env |= {v: (jnp.asarray(c),) for v, c in zip(jaxpr.constvars, branch.closed.consts, strict=True)}
 

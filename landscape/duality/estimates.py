@@ -17,7 +17,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from landscape.arrays import trees
-from landscape.duality.branches import as_function, regulariser
+from landscape.duality.branches import as_function, bisected, regulariser
 from landscape.duality.certified.frontiers import Frontier
 from landscape.duality.multi_branch import duality_gap
 from landscape.duality.risks import margin_loss, sample
@@ -231,17 +231,9 @@ def _shrunk(size: Callable[[jax.Array], jax.Array], w: jax.Array, r: jax.Array) 
 
     The derivative of t is that of the root of h(t w) = r: −t ∇h / ⟨∇h, w⟩, put in by a step that is zero in value.
     """
-
-    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = ends
-        middle = (low + high) / 2
-        fits = size(middle * fixed) <= r
-        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
-
     fixed = lax.stop_gradient(w)
     inside = size(fixed) <= r
-    low, _ = lax.fori_loop(0, 40, halve, (jnp.zeros(()), jnp.ones(())))
-    t = jnp.where(inside, 1.0, low)
+    t = jnp.where(inside, 1.0, bisected(lambda t: size(t * fixed) <= r, 1.0, 40))
     rate = jnp.vdot(jax.grad(size)(t * fixed), fixed)
     reached = size(t * w)
     step = jnp.where(inside | (rate <= 0), 0.0, (reached - lax.stop_gradient(reached)) / jnp.where(rate > 0, rate, 1.0))

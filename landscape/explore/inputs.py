@@ -284,7 +284,7 @@ def load_all(config: Any, target: Target) -> Loaded:
     everything = [w for _, w in loaded] + [w for path in paths.values() for w in path]
     if everything:
         planes.check_solutions(*everything)
-    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths, _remarks(files), formats)
+    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths, _remarks(files, target), formats)
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -316,12 +316,22 @@ def _refuse_structures(found: Sequence[tuple[Path, Params]]) -> None:
             raise ValueError(f"{path} and {found[0][0]} hold parameters of different structure; name one network's.")
 
 
-def _remarks(files: Sequence[tuple[Path, checkpoints.Checkpoint]]) -> list[str]:
-    """Remarks on what was left out of files or cast; equal remarks once, with their first file."""
+def _remarks(files: Sequence[tuple[Path, checkpoints.Checkpoint]], target: Target) -> list[str]:
+    """Remarks on what was left out of files or cast; equal remarks once, with their first file.
+
+    Statistics that are kept or recomputed make no remark: the network's description says what becomes of them.
+    """
     first: dict[str, Path] = {}
     for path, found in files:
+        if target.about.state != "none":
+            found = found._replace(left_out=tuple(name for name in found.left_out if not _is_statistic(name)))
         first.setdefault(found.remark, path)
     return [f"{path}: {remark}" for remark, path in first.items() if remark]
+
+
+def _is_statistic(name: str) -> bool:
+    words = name.split("/")
+    return words[-1] in ("running_mean", "running_var", "num_batches_tracked") or "batch_stats" in words
 
 
 def refuse_equal(solutions: Sequence[Params], names: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from landscape.explore.inputs import Target
 from landscape.files import atomic
 from landscape.paper import trends
 from landscape.planes import Plane
+from landscape.plots import caption
 from landscape.runs import Run, estimate
 from landscape.surfaces import Surface
 from landscape.training import train
@@ -134,6 +135,10 @@ def _refuse(config: Any, target: Target, loaded: inputs.Loaded) -> None:
     """
     if config.align and not alignment.symmetries(target.network_for("--align")).found:
         raise ValueError("--align wants branches or units that may change places; this network has none.")
+    if config.tolerance and target.problem is None:
+        raise ValueError(
+            f"--tolerance is for a mean over examples; {config.network} is a function of the parameters alone."
+        )
     if not loaded.solutions and target.problem is None:
         raise ValueError("Without a network and data nothing can be trained: name the checkpoints with --solutions.")
     if config.plane in ("solutions", "oblique"):
@@ -265,10 +270,11 @@ def _surface(
     plane, grid, words = view.from_arrays(stored, solutions[0])
     layers = named.further(target.problem.data) if target.problem else None
     with run.bar(f"{shown.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
-        found = evaluation.surface_on(target.risk, plane, grid, run.execution(bar), layers)
+        execution = replace(run.execution(bar), tolerance=config.tolerance or None)
+        found = evaluation.surface_on(target.risk, plane, grid, execution, layers)
     more = dict(found.layers)
     if target.test:
-        tested = evaluation.surface_on(target.test, plane, grid, run.execution(), layers)
+        tested = evaluation.surface_on(target.test, plane, grid, replace(execution, progress=False), layers)
         more |= {"test risk": tested.risk, **{f"test {k}": v for k, v in tested.layers.items()}}
     if config.weight_decay:
         more["regulariser"] = view.regulariser(plane, grid, config.weight_decay)
@@ -297,6 +303,8 @@ def _say(run: Run, drawn: Sequence[Surface], barriers: Mapping[str, float]) -> N
     if last.metadata["not_finite"]:
         missing = last.metadata["not_finite"]
         run.say("note", f"{missing:,} of {last.risk.size:,} points are not finite; they are masked in pictures")
+    if words := caption.sampling(drawn):
+        run.say("sampling", words)
     run.say("extent", last.metadata["extent"])
     if barriers:
         run.say(

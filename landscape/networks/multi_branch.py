@@ -10,10 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from landscape.arrays import trees
 from landscape.arrays.chunked import chunked_sum
 from landscape.arrays.trees import Signature
 
 Params = Any
+
+ONE_BY_ONE = 4
+"""Most branches that are initialised operation by operation: a deep network as one program takes 20 s to compile."""
 
 
 class Network(NamedTuple):
@@ -204,13 +208,21 @@ class MultiBranch:
         """Parameters of all kinds of branches as the network takes them: one tree, or a tuple of them."""
         return parts[0] if isinstance(self.branch, Network) else tuple(parts)
 
-    @partial(jax.jit, static_argnums=0)
     def init(self, key: jax.Array) -> Params:
         """Independent initial parameters for every branch, [I, ...]."""
+        if self.total <= ONE_BY_ONE and not isinstance(key, jax.core.Tracer):
+            return self._init(key, lambda f, keys: trees.stack([f(k) for k in keys]))
+        return self._compiled_init(key)
+
+    @partial(jax.jit, static_argnums=0)
+    def _compiled_init(self, key: jax.Array) -> Params:
         # One after the other: random numbers for all branches at once take twice as long to compile.
+        return self._init(key, lax.map)
+
+    def _init(self, key: jax.Array, each: Callable[[Callable[[jax.Array], Params], jax.Array], Params]) -> Params:
         keys = jax.random.split(key, len(self.counts))
         kinds = zip(self.branches, self.counts, keys, strict=True)
-        return self.join([lax.map(branch.init, jax.random.split(k, n)) for branch, n, k in kinds])
+        return self.join([each(branch.init, jax.random.split(k, n)) for branch, n, k in kinds])
 
     def apply(self, params: Params, x: Any) -> jax.Array:
         """Outputs [N, C], or of another shape [N, ...], for examples x [N, ...]."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -74,22 +75,27 @@ def through_solutions(w0: Params, w1: Params, w2: Params, *, of: Risk | None = N
     """
     check_solutions(w0, w1, w2)
     w0, w1, w2 = map(trees.widened, parameters.alike(of, (w0, w1, w2)))
-    u, v, sizes = _orthonormal(w0, w1, w2)
+    packing = trees.Packing.of(w0)
+    u, v, sizes = _orthonormal(packing, w0, w1, w2)
     length, along, height, second = (float(x) for x in sizes)
     _refuse_line(height, length, second)
     return Plane(w0, u, v, np.array([[0, 0], [length, 0], [along, height]]))
 
 
-@jax.jit
-def _orthonormal(w0: Params, w1: Params, w2: Params) -> tuple[Params, Params, tuple[jax.Array, ...]]:
+@partial(jax.jit, static_argnums=0)
+def _orthonormal(
+    packing: trees.Packing, w0: Params, w1: Params, w2: Params
+) -> tuple[Params, Params, tuple[jax.Array, ...]]:
     """Both axes, ‖w1 − w0‖, the coordinates of w2, and ‖w2 − w0‖."""
+    w0, w1, w2 = map(packing.packed, (w0, w1, w2))
     first, second = trees.subtract(w1, w0), trees.subtract(w2, w0)
     length = trees.norm(first)
     u = trees.scale(1 / length, first)
     across = trees.axpy(-trees.vdot(second, u), u, second)
     across = trees.axpy(-trees.vdot(across, u), u, across)  # twice, against rounding in the first projection
     height = trees.norm(across)
-    return u, trees.scale(1 / height, across), (length, trees.vdot(second, u), height, trees.norm(second))
+    v = trees.scale(1 / height, across)
+    return packing.unpacked(u), packing.unpacked(v), (length, trees.vdot(second, u), height, trees.norm(second))
 
 
 def oblique_through_solutions(w0: Params, w1: Params, w2: Params, *, of: Risk | None = None) -> Plane:

@@ -1,5 +1,6 @@
 """Which weights belong to one output unit, read from the trace of their network or function."""
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -49,8 +50,16 @@ def units_of(of: Of | None, w: Params, example: Any = None, stacked: bool = Fals
         counts = [len(jax.tree.leaves(group)) for _, group in network.groups(shapes)]
         traces = staged.traces(network, shapes, jax.tree.map(_shape, example))
         found = [u for closed, n in zip(traces, counts, strict=True) for u in output_axes(closed, n)]
+    places = jax.tree_util.tree_leaves_with_path(w)
+    found = [_bias(path, u) for (path, _), u in zip(places, found, strict=True)]
     _say(w, found)
     return found
+
+
+def _bias(path: Any, units: Units) -> Units:
+    """The units of an array that only its name tells to be a bias, as one for every unit of every head."""
+    last = re.sub(r"\W", "", jax.tree_util.keystr(path[-1:]))
+    return Units(None, True) if units.axes is None and last in ("bias", "scale", "in_proj_bias") else units
 
 
 def _of_one(units: Units, rank: int) -> Units:

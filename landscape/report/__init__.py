@@ -143,7 +143,8 @@ def _floats(array: Any) -> str:
 
 def _surface(surface: "Surface", name: str, paths: Paths) -> dict[str, Any]:
     """The data of one surface for the page."""
-    layers = {"risk": surface.risk, **surface.layers}
+    errors = {k.replace("_", " "): v for k, v in surface.errors.items() if k != "left_out"}
+    layers = {"risk": surface.risk, **surface.layers, **errors}
     return {
         "name": name,
         "a": _floats(surface.grid.a),

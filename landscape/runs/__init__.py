@@ -38,14 +38,12 @@ class Run:
         name: The command, such as "figure1".
         path: The directory.
         options: The shared options.
-        resumed: Whether the directory held the beginning of this run.
         leader: False in all but the first process of a distributed run: such a process prints and logs nothing.
     """
 
     name: str
     path: Path
     options: Options = field(default_factory=Options)
-    resumed: bool = False
     leader: bool = True
 
     def file(self, name: str) -> Path:
@@ -274,7 +272,7 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
             refuse_foreign_files(path)
         resumed = on_any_process(resumed, options.distributed)
         environment = environment_of()
-        run = Run(name, path, options, resumed, leader)
+        run = Run(name, path, options, leader)
         if leader and not resumed:
             about = {"command": command, "begun": now(), **wanted, "environment": environment}
             atomic.write_json(run.file("config.json"), about)

@@ -73,7 +73,7 @@ def test_other_convolutions_are_left_alone(why: str) -> None:
     kernel, x = drawn(layout, 16 if why == "channels" else 4, 4, {"H": 3, "W": 3})
     options: dict[str, Any] = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": layout}
     options |= {"groups": {"feature_group_count": 4}, "batch groups": {"batch_group_count": 4}}.get(why, {})
-    options |= {"lhs_dilation": (2, 2), "padding": "VALID"} if why == "transposed" else {}
+    options |= {"lhs_dilation": (2, 2), "padding": [(0, 0)] * 2} if why == "transposed" else {}
     kernel = kernel[:, :, :1] if why == "groups" else kernel
     kernel, x = (t.astype(int) for t in (kernel, x)) if why == "integers" else (kernel, x)
     traced = jax.make_jaxpr(lambda k, x: lax.conv_general_dilated(x, k, **options))(kernel, x)

@@ -13,7 +13,7 @@ import seeds
 
 import landscape as ls
 from landscape.arrays import trees
-from landscape.evaluation import block, cost_model, direct, sharded, surface_on
+from landscape.evaluation import cost_model, direct, example_layout, sharded, surface_on
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.files import atomic
@@ -105,7 +105,7 @@ def test_devices_and_threads_share_examples_or_points(
 
 
 def test_interrupted_and_continued_is_the_same_to_the_last_bit(deep: Deep, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(block, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(example_layout, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     options: dict[str, Any] = {"devices": ONE, "threads": 2, "tile": Tile(3, 1, 1, 1)}
     whole, left = deep.surface(**options), iter(range(2))
 

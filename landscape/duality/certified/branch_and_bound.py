@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from landscape.arrays.chunked import chunked_map
-from landscape.duality.branches import NORMS, Ball, Branch, Domain, Regulariser, as_function
+from landscape.duality.branches import NORMS, Ball, Branch, Domain, Regulariser, as_function, bisected
 from landscape.duality.certified.intervals import Enclosure, enclose, halves, reach
 from landscape.duality.certified.refinement import Corners, Round, chosen, halved_across, refine, relative, slivers
 from landscape.duality.risks import enclosed_loss, margin_loss, quadrature_error, sample
@@ -110,15 +109,7 @@ def _largest_on_ball(h: Callable[[jax.Array], jax.Array], ball: Ball) -> float |
 
 def rescale(h: Callable[[jax.Array], jax.Array], start: jax.Array, w: jax.Array, target: jax.Array) -> jax.Array:
     """start + t (w − start) with the largest t ∈ [0, 4] found by bisection for which h ≤ target."""
-
-    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = ends
-        middle = (low + high) / 2
-        fits = h(start + middle * (w - start)) <= target
-        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
-
-    t, _ = lax.fori_loop(0, 60, halve, (jnp.zeros(()), jnp.full((), 4.0)))
-    return start + t * (w - start)
+    return start + bisected(lambda t: h(start + t * (w - start)) <= target, 4.0, 60) * (w - start)
 
 
 def _checked(f: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:

@@ -18,7 +18,7 @@ from landscape.duality.branches import NORMS, Ball, Box, Domain, Regulariser, la
 from landscape.duality.certified.cutting_planes import CLOSE, Convex, box_of_minimisers, minimum
 from landscape.duality.certified.frontiers import EPSILON
 from landscape.duality.certified.intervals import enclose
-from landscape.duality.certified.refinement import Corners, Round, chosen, refine
+from landscape.duality.certified.refinement import Corners, Round, refine
 
 CELLS = 20_000
 """Largest number of cells examined."""
@@ -154,7 +154,7 @@ def _by_cells(h: Convex, box: Corners, start: np.ndarray, limit: int) -> LeastSi
             point, value = centres[values.argmin()], float(values.min())
         low = h.around(lo, hi).lo
         kept = np.flatnonzero((low <= value) & domain.meets(lo, hi))
-        cells = chosen((lo, hi), kept) if len(kept) else (lo, hi)
+        cells = (lo[kept], hi[kept]) if len(kept) else (lo, hi)
         bound = max(bound, float(low[kept].min(initial=np.inf)))
         width = (cells[1] - cells[0]).max(0)
         sides = np.flatnonzero(width > 0)

@@ -85,12 +85,10 @@ def allocate(
     per_step = (total + fraction) / float(np.dot(counts, sizes))
     window = (len(sizes) + 1 if len(sizes) > 1 else 1) * int(sizes.max()) + 2
     singles = [_Population(Sums(0, p, s), kind=k) for k, (p, s) in enumerate(zip(plain, shifted, strict=True))]
-    whole, joined = None, []
-    for kind, members in _doublings(counts):
-        other = singles[kind] if kind is not None else whole
-        if whole is None or other is None:
-            whole = other
-            continue
+    (first, _), *doublings = _doublings(counts)
+    whole, joined = singles[first or 0], []
+    for kind, members in doublings:
+        other = whole if kind is None else singles[kind]
         capacity = int(np.dot(members, sizes))
         centre = round(per_step * capacity)
         first, last = max(0, centre - window), min(capacity, centre + window)

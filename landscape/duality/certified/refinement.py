@@ -66,7 +66,7 @@ def halving(
         left: As for `Round`.
         stop: As for `Round`.
     """
-    return Round(2 * len(still), lambda: _halved(*chosen((lo, hi, found), still), domain), left, stop)
+    return Round(2 * len(still), lambda: _halved(lo[still], hi[still], chosen(found, still), domain), left, stop)
 
 
 def chosen(cells: Any, rows: np.ndarray) -> Any:
