@@ -5,7 +5,7 @@ seems to lie between a network and its permuted copy. Aligning first removes tha
 [Ainsworth23]. Which units may change places is read from the network itself: see `symmetries`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -15,17 +15,18 @@ import numpy as np
 from landscape.arrays import on_disk, trees
 from landscape.networks import MultiBranch, Network, one_example
 from landscape.problem import BRANCHES_AT_A_TIME, Problem
-from landscape.symmetry import matching, pooling, rescaling
+from landscape.symmetry import cycles, matching, pooling, rescaling
+from landscape.symmetry import metric as metrics
 from landscape.symmetry.blocks import Blocks, permute
 from landscape.symmetry.kinds import Kind, kinds_of
+from landscape.symmetry.metric import Measure
 from landscape.symmetry.outputs import Outputs
 
 Params = Any
 By = Literal["auto", "units", "parameters", "outputs"]
+Metric = Literal["parameters", "inputs"]
 
 MOST = 20_000
-ROUNDS = 10
-"""Rounds of `align_all`; it ends before if nothing comes closer."""
 
 
 class Changed(ValueError):
@@ -84,6 +85,7 @@ def align(
     examples: int = 1024,
     keep: int = matching.KEEP,
     restarts: int = 0,
+    metric: Metric = "parameters",
 ) -> Params:
     """The same network with its branches and units permuted, and rescaled, to match the reference.
 
@@ -103,6 +105,7 @@ def align(
         examples: At most this many examples are used for `by="outputs"`.
         keep: For every branch so many candidates are compared with their units matched until nothing improves.
         restarts: Further descents from random permutations, of which the best counts.
+        metric: "inputs" compares kernels of dense layers that read the examples by ⟨X r, X p⟩ / N.
 
     Raises:
         Changed: The outputs on the data would change.
@@ -125,24 +128,31 @@ def align(
         if by in ("parameters", "outputs"):
             kind = kind._replace(symmetries=kind.symmetries._replace(found=()), rescalings=(), pools=False)
         order = _by_outputs(branch, r, before, examples) if by == "outputs" else None
-        aligned.append(_aligned(kind, before, r, keep, restarts, order))
+        given = _Options(keep, restarts, _measure(problem, kind, metric))
+        aligned.append(_aligned(kind, before, r, given, order))
     return problem.network.join(aligned)
 
 
 def align_all(
-    problem: Problem, solutions: Sequence[Params], *, keep: int = matching.KEEP, restarts: int = 0
+    problem: Problem,
+    solutions: Sequence[Params],
+    *,
+    keep: int = matching.KEEP,
+    restarts: int = 0,
+    metric: Metric = "parameters",
 ) -> list[Params]:
     """Several solutions, balanced, with all of them permuted to match each other.
 
-    Each is aligned to the first and then, in rounds, to the mean of all others, until the sum of inner products of all
-    pairs grows no more. So any two are as comparable as the first and another, and going from one to the next around
-    a cycle leads back to the same order.
+    Each is aligned to the mean of those before it and then, in rounds, to the mean of all others, until the sum of
+    inner products of all pairs hardly grows. So any two are as comparable as the first and another, and going from one
+    to the next around a cycle leads back to the same order.
 
     Args:
         problem: As for `align`.
         solutions: Their parameters; the first keeps its order.
         keep: As for `align`.
         restarts: As for `align`.
+        metric: As for `align`.
 
     Raises:
         Changed: The outputs on the data would change.
@@ -152,7 +162,10 @@ def align_all(
         _check(f"solution {k + 1}", problem.shapes, given)
     kinds = kinds_of(problem.network, solutions[0], problem.data.support.x)
     befores = zip(*(_outputs(problem, w, f"solution {k + 1}") for k, w in enumerate(solutions)), strict=True)
-    aligned = [_aligned_together(kind, several, keep, restarts) for kind, several in zip(kinds, befores, strict=True)]
+    aligned = []
+    for kind, several in zip(kinds, befores, strict=True):
+        given = _Options(keep, restarts, _measure(problem, kind, metric))
+        aligned.append(_aligned_together(kind, several, given))
     return [problem.network.join(parts) for parts in zip(*aligned, strict=True)]
 
 
@@ -175,57 +188,60 @@ def balance(problem: Problem, params: Params) -> Params:
     return problem.network.join(balanced)
 
 
-def _aligned(
-    kind: Kind, before: Outputs, reference: Params, keep: int, restarts: int, order: np.ndarray | None
-) -> Params:
+class _Options(NamedTuple):
+    """How branches and units are compared."""
+
+    keep: int
+    restarts: int
+    measure: Measure
+
+
+def _measure(problem: Problem, kind: Kind, name: Metric) -> Measure:
+    if name not in get_args(Metric):
+        raise ValueError(f'metric must be "parameters" or "inputs"; got {name!r}.')
+    return metrics.of_inputs(kind.symmetries, problem.data.support.x) if name == "inputs" else metrics.of_parameters
+
+
+def _aligned(kind: Kind, before: Outputs, reference: Params, given: _Options, order: np.ndarray | None) -> Params:
     """One kind of branches matched to the reference's, at its scales; the order of branches may be given."""
     _refuse_many(kind)
     theirs, logs = rescaling.balance(_wide(kind, reference), kind.rescalings)
     mine, _ = rescaling.balance(_wide(kind, before.params), kind.rescalings)
-    moved = [block[order] for block in mine] if order is not None else _matched(kind, theirs, mine, keep, restarts)
+    moved = (
+        [block[order] for block in mine]
+        if order is not None
+        else _matching(kind, given.measure(theirs), mine, given)(mine)
+    )
     for r, log in zip(kind.rescalings, logs, strict=True):
         moved = r.applied(moved, -log)
     aligned = kind.symmetries.layout.assemble(moved, 1)
     if kind.rescalings and before.change(aligned):
-        return _aligned(kind._replace(rescalings=()), before, reference, keep, restarts, order)
+        return _aligned(kind._replace(rescalings=()), before, reference, given, order)
     return _verified(kind, before, aligned)
 
 
-def _matched(kind: Kind, reference: Blocks, blocks: Blocks, keep: int, restarts: int) -> Blocks:
-    """Branches with their units, or all units one by one, in the order that brings them closest to the reference."""
+def _matching(kind: Kind, reference: Blocks, blocks: Blocks, given: _Options) -> Callable[[Blocks], Blocks]:
+    """Branches with their units, or all units one by one, put in the order that brings `blocks` to the reference."""
     found = kind.symmetries.found
     if kind.pools:
-        theirs, mine = (pooling.pooled(part, found[0]) for part in (reference, blocks))
-        order, _ = matching.match((), theirs, mine)
-        return pooling.apart([unit[order] for unit in mine], blocks, found[0])
-    return matching.apply(found, blocks, *matching.match(found, reference, blocks, keep=keep, restarts=restarts))
+        units, _ = matching.match((), pooling.pooled(reference, found[0]), pooling.pooled(blocks, found[0]))
+        return lambda x: pooling.apart([unit[units] for unit in pooling.pooled(x, found[0])], x, found[0])
+    order, orders = matching.match(found, reference, blocks, keep=given.keep, restarts=given.restarts)
+    return lambda x: matching.apply(found, x, order, orders)
 
 
-def _aligned_together(kind: Kind, befores: Sequence[Outputs], keep: int, restarts: int) -> list[Params]:
-    """One kind of branches of several solutions, each matched to the mean of the others until nothing improves."""
+def _aligned_together(kind: Kind, befores: Sequence[Outputs], given: _Options) -> list[Params]:
+    """One kind of branches of several solutions, matched to each other at their least norms."""
     _refuse_many(kind)
     layout = kind.symmetries.layout
     several = [rescaling.balance(_wide(kind, before.params), kind.rescalings)[0] for before in befores]
     if any(before.change(layout.assemble(blocks, 1)) for before, blocks in zip(befores, several, strict=True)):
         kind = kind._replace(rescalings=())
         several = [_wide(kind, before.params) for before in befores]
-    several[1:] = [_matched(kind, several[0], blocks, keep, restarts) for blocks in several[1:]]
-    for _ in range(ROUNDS if len(several) > 2 else 0):
-        closer = False
-        for k in range(1, len(several)):
-            others = [sum(parts[1:], parts[0]) for parts in zip(*several[:k], *several[k + 1 :], strict=True)]
-            moved = _matched(kind, others, several[k], keep, restarts)
-            if _inner(others, moved) > _inner(others, several[k]) * (1 + matching.GAIN):
-                several[k], closer = moved, True
-        if not closer:
-            break
+    several = cycles.together(several, given.measure, lambda r, p: _matching(kind, r, p, given))
     return [
         _verified(kind, before, layout.assemble(blocks, 1)) for before, blocks in zip(befores, several, strict=True)
     ]
-
-
-def _inner(one: Blocks, other: Blocks) -> float:
-    return sum(float(np.vdot(a, b)) for a, b in zip(one, other, strict=True))
 
 
 def _verified(kind: Kind, before: Outputs, params: Params) -> Params:

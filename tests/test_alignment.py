@@ -7,6 +7,7 @@ from itertools import permutations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import seeds
 from flax import nnx
@@ -19,6 +20,7 @@ from landscape.networks.modules import with_statistics
 from landscape.networks.statistics import as_parameters
 from landscape.paper import trends
 from landscape.problem import Problem
+from landscape.training import train
 
 
 class FlaxBranch(nnx.Module):
@@ -451,3 +453,44 @@ def test_the_table_names_units_leaves_and_what_is_fixed():
         alignment.symmetries(mlp_branch((5, 4, 2)))
     pooled = str(alignment.symmetries(make_problem(relu_branch(5, 2), 1, 3)))
     assert "3, a sum over 6 units that change places" in pooled
+
+
+def test_the_metric_of_the_inputs_compares_what_is_computed_from_them(seed):
+    """Units of one hidden layer, on correlated inputs: the assignment is the best in that metric."""
+    made = make_problem(mlp_branch((6, 5, 2), jnp.tanh), 2, 1, inputs=(6,), seed=seed)
+    rng = np.random.default_rng(seed)
+    x = (made.data.x @ rng.normal(size=(6, 6)) * 3).astype("f4")
+    problem = Problem(Dataset(x, made.data.y), made.network, made.loss)
+    reference, params = (made.network.init(k) for k in jax.random.split(jax.random.key(seed)))
+
+    def value(w, of):
+        first, last = (np.asarray(layer["kernel"][0], float) for layer in w)
+        theirs, fixed = (np.asarray(layer["kernel"][0], float) for layer in reference)
+        return np.vdot(of @ theirs, of @ first) / len(of) + np.vdot(fixed, last)
+
+    names = ("parameters", "inputs")
+    aligned = {name: alignment.align(problem, reference, params, metric=name) for name in names}
+    for name, of in zip(names, (np.eye(6) * 6**0.5, x.astype(float)), strict=True):
+        orders = [[{"kernel": params[0]["kernel"][..., o]}, {"kernel": params[1]["kernel"][:, o]}]
+                  for o in map(np.array, permutations(range(5)))]  # fmt: skip
+        assert value(aligned[name], of) == pytest.approx(max(value(w, of) for w in orders), rel=1e-5)
+    with pytest.raises(ValueError, match="metric must be"):
+        alignment.align(problem, reference, params, metric="outputs")
+
+
+def test_trained_branches_of_two_hidden_layers_meet_far_below_those_whose_units_stay(seed):
+    """Ten branches fit random labels; whole branches permuted remove a part of the barrier, their units most of it."""
+    rng = np.random.default_rng(seed)
+    data = Dataset(rng.normal(size=(100, 20)).astype("f4"), rng.integers(0, 5, 100))
+    network = MultiBranch(mlp_branch((20, 6, 6, 5), summed_over=10), 10, average=False)
+    problem = Problem(data, network, losses.multiclass_hinge)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    found = train(problem, keys, optax.adam(1e-2), steps=400, batch_size=50, progress=False)
+    solutions = [found[k] for k in range(3)]
+    whole = [solutions[0], *(alignment.align(problem, solutions[0], w, by="parameters") for w in solutions[1:])]
+    together = alignment.align_all(problem, solutions)
+    for before, after in zip(solutions, together, strict=True):
+        assert float(problem.risk(after)) == pytest.approx(float(problem.risk(before)), abs=1e-4)
+    raw, branches, units = (convexity.barriers(problem, w, points=11).mean() for w in (solutions, whole, together))
+    assert units < 0.7 * branches
+    assert units < 0.6 * raw

@@ -141,7 +141,8 @@ def _pairs(found: Found, reference: Blocks, params: Blocks, cross: bool) -> Pair
     linear = {}
     for g, s in enumerate(found):
         alone = [m for m, (b, _) in enumerate(s.members) if b in roles.linear[g]]
-        grams = [_gram(*(units(s, m, x[s.members[m][0]]) for x in (reference, params)), cross) for m in alone]
+        several = [[units(s, m, x[s.members[m][0]]) for x in (reference, params)] for m in alone]
+        grams = [_gram(r, p, cross) for r, p in several]
         linear |= {g: sum(grams[1:], grams[0])} if grams else {}
     left = {b: np.repeat(reference[b], count // len(reference[b]), 0) for b in roles.moving}
     right = {b: np.concatenate([params[b]] * (count // len(params[b]))) for b in roles.moving}

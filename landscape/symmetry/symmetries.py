@@ -25,12 +25,15 @@ class Symmetries(NamedTuple):
         found: The symmetries, those that permute slices before those within the slices.
         dropped: Symmetries of the trace that changed the outputs on numbers; they are not used.
         unknown: Primitives without a rule, with their number.
+        readers: (block, axis) of blocks whose axes from that one on are the axes of the example, one array: the kernels
+            of dense layers that read it.
     """
 
     layout: Layout
     found: tuple[Symmetry, ...]
     dropped: tuple[Symmetry, ...]
     unknown: dict[str, int]
+    readers: tuple[tuple[int, int], ...]
 
     def leaves(self, symmetry: Symmetry) -> list[str]:
         """Names of the leaves that a symmetry permutes."""
@@ -47,7 +50,7 @@ def find(one: One, params: Params, x: Any, *, seed: int = 0) -> Symmetries:
         x: A few examples [N, ...].
         seed: Of the random parameters, inputs and permutations.
     """
-    layout, trace = _traced(one, params, jax.tree.map(lambda leaf: leaf[0], x))
+    layout, trace, read = _traced(one, params, jax.tree.map(lambda leaf: leaf[0], x))
     rng = np.random.default_rng(seed)
     x = inputs(x, rng)
     outputs = Wide(jax.vmap(one, (None, 0)), params, x)
@@ -65,22 +68,30 @@ def find(one: One, params: Params, x: Any, *, seed: int = 0) -> Symmetries:
         else:
             place[a] = len(found)
             found.append(right)
-    return Symmetries(layout, tuple(found), tuple(dropped), dict(+trace.unknown))
+    return Symmetries(layout, tuple(found), tuple(dropped), dict(+trace.unknown), _readers(layout, read))
 
 
-def _traced(one: One, params: Params, example: Any) -> tuple[Layout, Trace]:
-    """The network walked with axes for values: inputs and outputs keep their order."""
+def _traced(one: One, params: Params, example: Any) -> tuple[Layout, Trace, list[list[Axis]]]:
+    """The network walked with axes for values, and those of its inputs: inputs and outputs keep their order."""
     leaves, structure = jax.tree.flatten(params)
     shapes = [jax.ShapeDtypeStruct(np.shape(t), t.dtype) for t in leaves]
     closed = jax.make_jaxpr(lambda w, x: one(jax.tree.unflatten(structure, w), x))(shapes, example)
     trace, axes = Trace(), [atoms_of(np.shape(leaf)) for leaf in leaves]
     avals: list[Any] = [v.aval for v in closed.jaxpr.invars[len(leaves) :]]
     trace.seen += axes
-    outs = trace.run(closed.jaxpr, closed.consts, [*axes, *(atoms_of(aval.shape, True) for aval in avals)])
+    read = [atoms_of(aval.shape, True) for aval in avals]
+    outs = trace.run(closed.jaxpr, closed.consts, [*axes, *read])
     for axis in (axis for out in outs for axis in out):
         pin(axis)
     names = [".".join(words(path)) or "parameters" for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    return Layout(structure, tuple(names), tuple(map(tuple, axes))), trace
+    return Layout(structure, tuple(names), tuple(map(tuple, axes))), trace, read
+
+
+def _readers(layout: Layout, read: Sequence[Sequence[Axis]]) -> tuple[tuple[int, int], ...]:
+    """Blocks with all axes of the one input, in order, and where these begin."""
+    wanted = [a for axis in read[0] for a in atoms(axis)] if len(read) == 1 else []
+    several = [(b, owned, k) for b, (_, owned) in enumerate(layout.owners) for k in range(len(owned))]
+    return tuple((b, k) for b, owned, k in several if wanted and owned[k : k + len(wanted)] == wanted)
 
 
 def _members(layout: Layout) -> dict[Axis, list[tuple[int, int]]]:

@@ -8,7 +8,7 @@ import pytest
 import seeds
 
 from landscape.networks import mlp_branch, one_example
-from landscape.symmetry import matching
+from landscape.symmetry import matching, rescaling
 from landscape.symmetry.blocks import Symmetry, permute, random_order
 from landscape.symmetry.symmetries import find
 
@@ -38,20 +38,25 @@ def branches(seed, count, widths=(9, 3, 4, 2)):
     return symmetries.found, [np.asarray(b, float) for b in symmetries.layout.explode(params, 1)]
 
 
-def test_branches_permuted_outside_and_inside_come_back(seed):
+def test_branches_permuted_outside_and_inside_and_rescaled_come_back(seed):
     found, blocks = branches(seed, 20)
-    copy = shuffled(found, blocks, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    copy = shuffled(found, blocks, rng)
+    scales = [rescaling.Rescaling(s, k, (1.0, -1.0)) for k, s in enumerate(found)]
+    for r in scales:  # ReLU: a unit's kernel may grow as the next one shrinks
+        copy = r.applied(copy, rng.normal(size=(20, 1, r.symmetry.size)))
+    blocks, copy = (rescaling.balance(part, scales)[0] for part in (blocks, copy))
     for keep in (1, 5, 20):
         back = matching.apply(found, copy, *matching.match(found, blocks, copy, keep=keep))
         for one, other in zip(back, blocks, strict=True):
-            np.testing.assert_array_equal(one, other)
+            np.testing.assert_allclose(one, other, rtol=1e-7)
 
 
 def value(reference, params):
     return sum(float(np.vdot(r, p)) for r, p in zip(reference, params, strict=True))
 
 
-def test_scores_are_below_the_best_permutation_and_reach_it_often(seed):
+def test_scores_are_below_the_best_permutation_and_restarts_reach_it(seed):
     """All permutations of 3 and 4 units, one after the other."""
     found, blocks = branches(seed, 8)
     reference, params = ([b[part] for b in blocks] for part in (slice(0, 4), slice(4, 8)))
@@ -62,7 +67,11 @@ def test_scores_are_below_the_best_permutation_and_reach_it_often(seed):
         moved = [p.reshape(4, -1) for p in matching.apply(found, params, np.arange(4), orders)]
         best = np.maximum(best, sum(r.reshape(4, -1) @ p.T for r, p in zip(reference, moved, strict=True)))
     assert (scores <= best + 1e-9).all()
-    assert (scores > best - 1e-9).mean() > 0.5
+    assert scores.sum() > 0.7 * best.sum()
+    for i, j in ((0, 1), (2, 3)):
+        pair = [[b[k : k + 1] for b in part] for part, k in ((reference, i), (params, j))]
+        moved = matching.apply(found, pair[1], *matching.match(found, *pair, restarts=60))
+        assert value(pair[0], moved) == pytest.approx(best[i, j])
     order, orders = matching.match(found, reference, params)
     matched = matching.apply(found, params, order, orders)
     assert value(reference, matched) == pytest.approx(scores[np.arange(4), order].sum())
