@@ -29,14 +29,12 @@ from landscape.planes import Plane
 from landscape.planes.grids import Grid
 from landscape.problem import Problem, fingerprint
 
-OPERATIONS_A_BLOCK = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}
-"""Aim for one block of work on one device: a second or a few; how much is lost by an interruption."""
-SHARE_OF_EXAMPLES = 8
-"""A block of examples takes at most the memory divided by this."""
+OPERATIONS_A_BLOCK, SHARE_OF_EXAMPLES = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}, 8
+"""Aim for one block of work on one device, a second or a few; its examples take an eighth of the memory at most."""
 
 
 class Sums(NamedTuple):
-    """Means of the losses at every grid point, and the plan by which they were computed."""
+    """Means of the losses at every grid point, and their plan."""
 
     values: np.ndarray
     plan: cost_model.Plan
@@ -183,9 +181,8 @@ def _layout(problem: Problem, plan: cost_model.Plan, execution: Execution, plane
     mesh = hardware.mesh(execution.devices, points=devices // sharing, examples=sharing, branches=plan.branch_shards)
     operations = max(planes * plan.operations / plan.branch_shards, 1)
     aim = math.inf if whole else OPERATIONS_A_BLOCK.get(execution.platform, 1e11) * chunks / operations
-    if not whole:
-        one = SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples * sharing
-        aim = max(1, min(aim, execution.budget // one))
+    one = SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples * sharing
+    aim = aim if whole else max(1, min(aim, execution.budget // one))
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
     each = -(-chunks // (sharing * blocks))
     return ExampleLayout(mesh, blocks, each * sharing * plan.tile.examples)
