@@ -71,7 +71,6 @@ def evaluate(
             others of its batch, names that `surfaces.check_names` refuses, a grid that does not increase, a surface
             that does not fit the memory, or a function that is not deterministic or returns no scalars.
     """
-    used = {"devices": tuple(devices)} if devices else {}
     execution = Execution(
         precision=precision,
         memory=memory,
@@ -81,8 +80,8 @@ def evaluate(
         directory=Path(directory) if directory else None,
         progress=progress,
         check_stop=check_stop,
-        **used,
     )
+    execution = replace(execution, devices=tuple(devices)) if devices else execution
     return surface_on(problem, plane, grid_around(plane) if grid is None else grid, execution, layers)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import core as jcore
 
@@ -68,7 +69,7 @@ def point_sums(
 
     def point(ab: jax.Array) -> jax.Array:
         """Parameters once, all chunks."""
-        w = affine.at(ab)
+        w = affine.at((ab[0], ab[1]))
 
         def chunk(i: jax.Array, total: jax.Array) -> jax.Array:
             x, *known = chunk_of(i)
@@ -116,8 +117,8 @@ class _Forward(NamedTuple):
         """The forward pass for examples like x [N, ...], n at a time."""
         example = jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), x)
         kinds = staged.whole(network, params, example, n, rows=jax.default_backend() == "cpu")
-        outs = [kind.closed.out_avals[0] for kind in kinds]
-        shape = (n, *jnp.broadcast_shapes(*(out.shape[1:] for out in outs)))
+        outs: list[Any] = [kind.closed.out_avals[0] for kind in kinds]
+        shape = (n, *np.broadcast_shapes(*(out.shape[1:] for out in outs)))
         return cls(network, kinds, shape, jnp.result_type(jnp.zeros(()), *(out.dtype for out in outs)))
 
     def outputs(self, params: Tree, x: Any) -> jax.Array:
