@@ -62,7 +62,7 @@ def ours(s: Setting, devices: int | None = None) -> Callable[[], np.ndarray]:
     """The package, as a user calls it (without the self-checks, which do not grow with the grid)."""
     used = tuple(jax.local_devices()[:devices])
     execution = Execution(devices=used)
-    return lambda: sharded.problem_means(s.problem, s.plane, s.grid, [s.problem.loss], execution).values[0]
+    return lambda: sharded.problem_means(s.problem, s.plane, s.grid, [s.problem.loss], execution)[0]
 
 
 def point_by_point(s: Setting, some: np.ndarray) -> Callable[[], np.ndarray]:

@@ -74,10 +74,10 @@ def package(batch: int) -> float:
     from landscape.training import shallow
 
     data = datasets.synthetic_teacher(jax.random.key(0), EXAMPLES, INPUTS)
-    protocol = shallow.Protocol(BATCHES[batch], batch, RATE)
+    config = shallow.TrainingConfig(BATCHES[batch], batch, RATE)
     members = [(WIDTH, seed) for seed in range(SEEDS)]
     start = time.perf_counter()
-    shallow.train_networks(data, members, protocol, progress=False)
+    shallow.train_networks(data, members, config, progress=False)
     return (time.perf_counter() - start) / (BATCHES[batch] * SEEDS) * 1e6
 
 

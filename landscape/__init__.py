@@ -20,6 +20,8 @@ References, cited by key in the docstrings:
     [Grussler18]  Grussler, Rantzer, Giselsson. Low-rank optimization with convex constraints.
                   IEEE Transactions on Automatic Control 63, 2018.
     [Ainsworth23] Ainsworth, Hayase, Srinivasa. Git Re-Basin: merging models modulo permutation symmetries. ICLR 2023.
+    [Cochran77]   Cochran. Sampling Techniques. Wiley 1977.
+    [Efron82]     Efron. The Jackknife, the Bootstrap and Other Resampling Plans. SIAM 1982.
     [Edelsbrunner10] Edelsbrunner, Harer. Computational Topology. AMS 2010.
 """
 
@@ -35,6 +37,7 @@ _HOMES = {
     "from_flax": "networks",
     "from_linen": "networks",
     "from_torch": "networks",
+    "from_keras": "networks",
     "Problem": "problem",
     "Solutions": "training.solutions",
     "train": "training",
@@ -44,6 +47,8 @@ _HOMES = {
     "Surface": "surfaces",
     "evaluate": "evaluation",
 }
+_RENAMED = {"modules": "networks.modules"}
+"""Earlier names of modules, kept for one release."""
 _MODULES = ("datasets", "networks", "checkpoints", "losses", "planes", "convexity", "alignment", "plots", "duality")
 
 __all__ = [*_HOMES, *_MODULES]
@@ -53,8 +58,8 @@ def __getattr__(name: str) -> Any:
     """Public names are loaded on first use, so that `landscape --help` never waits for JAX."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"landscape.{_HOMES[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"landscape.{name}")
+    if name in _MODULES or name in _RENAMED:
+        return importlib.import_module(f"landscape.{_RENAMED.get(name, name)}")
     raise AttributeError(f"module 'landscape' has no attribute '{name}'")
 
 

@@ -1,240 +1,308 @@
-"""Branches are exchangeable: permute one solution's branches, and rescale its ReLU units, to match another's.
+"""Solutions that differ only in the order and scale of their units are the same network: match one to another.
 
-A sum over branches does not change when they change places, so two solutions that are equal up to a permutation look
-as if a barrier lay between them. Aligning first removes that part of the non-convexity [Ainsworth23].
+The outputs do not change when hidden units, channels, attention heads or whole branches change places, so a barrier
+seems to lie between a network and its permuted copy. Aligning first removes that part of the non-convexity
+[Ainsworth23]. Which units may change places is read from the network itself: see `symmetries`.
 """
 
-from functools import partial
-from itertools import permutations
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from landscape.arrays.chunked import chunked_sum
-from landscape.compiler.flatten import jaxpr_hash
+from landscape.arrays import on_disk, trees
 from landscape.networks import MultiBranch, Network, one_example
-from landscape.problem import BRANCHES_AT_A_TIME, EXAMPLES_AT_A_TIME, Problem
+from landscape.problem import BRANCHES_AT_A_TIME, Problem
+from landscape.symmetry import cycles, matching, pooling, rescaling
+from landscape.symmetry import metric as metrics
+from landscape.symmetry.blocks import Blocks, permute
+from landscape.symmetry.kinds import Kind, kinds_of
+from landscape.symmetry.metric import Measure
+from landscape.symmetry.outputs import Outputs
 
 Params = Any
 By = Literal["auto", "units", "parameters", "outputs"]
+Metric = Literal["parameters", "inputs"]
 
 MOST = 20_000
-PROBES = 8
-ROUNDING = 2.0
-"""Two networks that are equal but for rounding differ by at most so many √n ε: see `_Outputs._tolerance`."""
 
 
 class Changed(ValueError):
-    """Rescaling the units of a network would change its outputs on the data."""
+    """Aligning or balancing would change the outputs on the data."""
 
 
-class _Roles(NamedTuple):
-    """Which leaf is which in a branch W_2 [W_1 x + b_1]_+ + b_2; -1 where there is no bias."""
+class Table(NamedTuple):
+    """The symmetries of a network; printed, a table of its units."""
 
-    first: int
-    last: int
-    first_bias: int
-    last_bias: int
+    kinds: tuple[Kind, ...]
+
+    @property
+    def found(self) -> bool:
+        """Whether anything may change places."""
+        return any(kind.count > 1 or max((s.size for s in kind.symmetries.found), default=1) > 1 for kind in self.kinds)
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.kinds))
 
 
-def align(problem: Problem, reference: Params, params: Params, *, by: By = "auto", examples: int = 1024) -> Params:
-    """The same network with its branches permuted (and its ReLU units rescaled) to match the reference.
+def symmetries(target: Problem | MultiBranch | Network, params: Params = None, x: Any = None) -> Table:
+    """Which units of a network may change places, and be rescaled, without any change of its outputs.
 
-    One optimal assignment a group of branches, maximising Σ_i ⟨r_i, p_π(i)⟩. Where a branch is one hidden layer of
-    ReLU units, all units of all branches are exchangeable: they are matched one by one, on their weights balanced to
-    ‖w‖ = |v|, and each takes the ratio ‖w‖ / |v| of its match.
+    Read from the trace of the network, so nothing need be said about it, and verified on random numbers.
 
-    Outputs stay the same up to rounding, which is checked on all the data. Units whose activation is a ReLU on some
-    inputs only (ReLU6, say) do not stand rescaling: "auto" then permutes whole branches, "units" refuses.
+    Args:
+        target: A problem, or a network.
+        params: Parameters of the network; initial ones when None.
+        x: A few examples [N, ...], for a network.
+
+    Raises:
+        ValueError: A network without examples.
+
+    >>> from landscape.networks import mlp_branch
+    >>> print(symmetries(mlp_branch((5, 8, 2), bias=True), x=np.ones((1, 5), np.float32)))
+    8 units                 0.bias, 0.kernel, 1.kernel
+        rescaled            0.bias, 0.kernel against 1.kernel
+    in their order          1.bias
+    """
+    network = target.network if isinstance(target, Problem) else target
+    x = target.data.support.x if isinstance(target, Problem) else x
+    if x is None:
+        raise ValueError("The symmetries of a network are read from its trace, which needs examples; name x [N, ...].")
+    network = MultiBranch(network, 1) if isinstance(network, Network) else network
+    one = isinstance(target, Network) and params is not None
+    params = jax.tree.map(lambda leaf: leaf[None], params) if one else params
+    return Table(tuple(kinds_of(network, network.init(jax.random.key(0)) if params is None else params, x)))
+
+
+def align(
+    problem: Problem,
+    reference: Params,
+    params: Params,
+    *,
+    by: By = "auto",
+    examples: int = 1024,
+    keep: int = matching.KEEP,
+    restarts: int = 0,
+    metric: Metric = "parameters",
+) -> Params:
+    """The same network with its branches and units permuted, and rescaled, to match the reference.
+
+    Maximises Σ_i ⟨r_i, p_π(i)⟩ over permutations of branches and of the units in every branch, both networks taken at
+    their least norm; the result has the reference's scales. Where a branch is a sum over its units, as with one hidden
+    layer, these are matched one by one across branches.
+
+    The outputs on the data stay the same up to rounding, which is checked in float64 (on all the data, or as many
+    examples as 2e11 / parameters). Rescalings that do not stand the check are left out.
 
     Args:
         problem: Its network names the branches; the outputs on its data must not change.
         reference: Parameters that stay as they are; see `balance`.
         params: Parameters to align; not changed.
         by: "units" as above; "parameters" or "outputs" permute whole branches by inner products of those; "auto"
-            takes "units" where it applies and "parameters" elsewhere.
+            takes "units" where there are some and "parameters" elsewhere.
         examples: At most this many examples are used for `by="outputs"`.
+        keep: For every branch so many candidates are compared with their units matched until nothing improves.
+        restarts: Further descents from random permutations, of which the best counts.
+        metric: "inputs" compares kernels of dense layers that read the examples by ⟨X r, X p⟩ / N.
 
     Raises:
-        Changed: `by="units"` and rescaling the units changes the outputs on the data.
+        Changed: The outputs on the data would change.
         ValueError: The parameters do not fit the network, `by` is unknown or does not apply, the outputs are not finite
-            or not deterministic, or a group has more than 20,000 branches or units, beyond which the matrix of inner
+            or not deterministic, or a kind has more than 20,000 branches or units, beyond which the matrix of inner
             products no longer fits.
     """
-    if by not in ("auto", "units", "parameters", "outputs"):
+    if by not in get_args(By):
         raise ValueError(f'by must be "auto", "units", "parameters" or "outputs"; got {by!r}.')
-    wanted = problem.shapes
     for name, given in (("reference", reference), ("params", params)):
-        _check(name, wanted, given)
-    pairs = zip(problem.network.groups(reference), _outputs(problem, params, "params"), strict=True)
-    aligned = [_align_group(r, outputs, examples, by) for (_, r), outputs in pairs]
-    return aligned[0] if isinstance(problem.network.branch, Network) else tuple(aligned)
+        _check(name, problem.shapes, given)
+    befores, kinds = _outputs(problem, params), kinds_of(problem.network, params, problem.data.support.x)
+    aligned = []
+    for before, kind, (branch, r) in zip(befores, kinds, problem.network.groups(reference), strict=True):
+        if by == "units" and not kind.symmetries.found:
+            raise ValueError(
+                'by="units" needs units that may change places; this network has none: see alignment.symmetries.\n'
+                '  Use by="parameters" or by="outputs", which permute whole branches.'
+            )
+        if by in ("parameters", "outputs"):
+            kind = kind._replace(symmetries=kind.symmetries._replace(found=()), rescalings=(), pools=False)
+        order = _by_outputs(branch, r, before, examples) if by == "outputs" else None
+        given = _Options(keep, restarts, _measure(problem, kind, metric))
+        aligned.append(_aligned(kind, before, r, given, order))
+    return problem.network.join(aligned)
+
+
+def align_all(
+    problem: Problem,
+    solutions: Sequence[Params],
+    *,
+    keep: int = matching.KEEP,
+    restarts: int = 0,
+    metric: Metric = "parameters",
+) -> list[Params]:
+    """Several solutions, balanced, with all of them permuted to match each other.
+
+    Each is aligned to the mean of those before it and then, in rounds, to the mean of all others, until the sum of
+    inner products of all pairs hardly grows. So any two are as comparable as the first and another, and going from one
+    to the next around a cycle leads back to the same order.
+
+    Args:
+        problem: As for `align`.
+        solutions: Their parameters; the first keeps its order.
+        keep: As for `align`.
+        restarts: As for `align`.
+        metric: As for `align`.
+
+    Raises:
+        Changed: The outputs on the data would change.
+        ValueError: As for `align`.
+    """
+    for k, given in enumerate(solutions):
+        _check(f"solution {k + 1}", problem.shapes, given)
+    kinds = kinds_of(problem.network, solutions[0], problem.data.support.x)
+    befores = zip(*(_outputs(problem, w, f"solution {k + 1}") for k, w in enumerate(solutions)), strict=True)
+    aligned = []
+    for kind, several in zip(kinds, befores, strict=True):
+        given = _Options(keep, restarts, _measure(problem, kind, metric))
+        aligned.append(_aligned_together(kind, several, given))
+    return [problem.network.join(parts) for parts in zip(*aligned, strict=True)]
 
 
 def balance(problem: Problem, params: Params) -> Params:
-    """The same network, every ReLU unit of one-hidden-layer branches rescaled so that ‖w‖ = |v|; others as they are.
+    """The same network with every unit that may be rescaled at its least norm; others as they are.
 
-    [w·x]_+ v = [c w·x]_+ v / c for c > 0; with ‖w‖ = |v| the norm is least.
+    [w·x]_+ v = [c w·x]_+ v / c for c > 0; the norm is least where ‖w‖ = |v|.
 
     Raises:
-        Changed: The units are ReLU on some inputs only, and the outputs on the problem's data would change.
+        Changed: The units stand rescaling on random inputs, but the outputs on the problem's data would change.
         ValueError: The parameters do not fit the network; the outputs are not finite or not deterministic.
     """
     _check("params", problem.shapes, params)
+    kinds = kinds_of(problem.network, params, problem.data.support.x)
     balanced = []
-    for before in _outputs(problem, params, "params"):
-        roles, w = _one_hidden_layer(before), before.params
-        if roles is not None:
-            w = _joined(w, roles, *_balanced(*_units(w, roles)))
-            if words := before.change(w, roles):
-                raise Changed(f"{words}\n  Leave the network as it is; align permutes its branches without rescaling.")
-        balanced.append(w)
-    return balanced[0] if isinstance(problem.network.branch, Network) else tuple(balanced)
+    for kind, before in zip(kinds, _outputs(problem, params), strict=True):
+        layout = kind.symmetries.layout
+        blocks, _ = rescaling.balance(_wide(kind, before.params), kind.rescalings)
+        balanced.append(_verified(kind, before, layout.assemble(blocks, 1)) if kind.rescalings else before.params)
+    return problem.network.join(balanced)
 
 
-def _align_group(reference: Params, before: "_Outputs", examples: int, by: By) -> Params:
-    branch, params, x = before.network.branches[0], before.params, _part(before.x, 0, examples)
-    roles = _one_hidden_layer(before) if by in ("auto", "units") else None
-    if roles is not None:
-        aligned = _align_units(reference, params, roles)
-        words = before.change(aligned, roles)
-        if not words:
-            return aligned
-        if by == "units":
-            raise Changed(f'{words}\n  Use by="parameters" or by="outputs", which permute whole branches.')
-    if by == "units":
-        raise ValueError(
-            'by="units" needs branches with one hidden layer of ReLU units; this one is something else.\n'
-            '  Use by="parameters" or by="outputs".'
-        )
-    if by == "outputs":
-        outputs = jax.jit(jax.vmap(jax.vmap(one_example(branch, _first(params), _first(x)), (None, 0)), (0, None)))
-        features = [np.asarray(outputs(w, x), np.float64) for w in (reference, params)]
-    else:
-        features = [np.concatenate([_rows(leaf) for leaf in jax.tree.leaves(w)], 1) for w in (reference, params)]
-    order = _assign(*(f.reshape(len(f), -1) for f in features))
-    aligned = jax.tree.map(lambda leaf: leaf[order], params)
-    if words := before.change(aligned):
-        raise ValueError(f"{words}\n  The sum of branches must not depend on their order.")
-    return aligned
+class _Options(NamedTuple):
+    """How branches and units are compared."""
+
+    keep: int
+    restarts: int
+    measure: Measure
 
 
-def _outputs(problem: Problem, params: Params, name: str) -> list["_Outputs"]:
-    """The outputs of every group of branches on the data that count."""
+def _measure(problem: Problem, kind: Kind, name: Metric) -> Measure:
+    if name not in get_args(Metric):
+        raise ValueError(f'metric must be "parameters" or "inputs"; got {name!r}.')
+    return metrics.of_inputs(kind.symmetries, problem.data.support.x) if name == "inputs" else metrics.of_parameters
+
+
+def _aligned(kind: Kind, before: Outputs, reference: Params, given: _Options, order: np.ndarray | None) -> Params:
+    """One kind of branches matched to the reference's, at its scales; the order of branches may be given."""
+    _refuse_many(kind)
+    theirs, logs = rescaling.balance(_wide(kind, reference), kind.rescalings)
+    mine, _ = rescaling.balance(_wide(kind, before.params), kind.rescalings)
+    moved = (
+        [block[order] for block in mine]
+        if order is not None
+        else _matching(kind, given.measure(theirs), mine, given)(mine)
+    )
+    for r, log in zip(kind.rescalings, logs, strict=True):
+        moved = r.applied(moved, -log)
+    aligned = kind.symmetries.layout.assemble(moved, 1)
+    if kind.rescalings and before.change(aligned):
+        return _aligned(kind._replace(rescalings=()), before, reference, given, order)
+    return _verified(kind, before, aligned)
+
+
+def _matching(kind: Kind, reference: Blocks, blocks: Blocks, given: _Options) -> Callable[[Blocks], Blocks]:
+    """Branches with their units, or all units one by one, put in the order that brings `blocks` to the reference."""
+    found = kind.symmetries.found
+    if kind.pools:
+        units, _ = matching.match((), pooling.pooled(reference, found[0]), pooling.pooled(blocks, found[0]))
+        return lambda x: pooling.apart([unit[units] for unit in pooling.pooled(x, found[0])], x, found[0])
+    order, orders = matching.match(found, reference, blocks, keep=given.keep, restarts=given.restarts)
+    return lambda x: matching.apply(found, x, order, orders)
+
+
+def _aligned_together(kind: Kind, befores: Sequence[Outputs], given: _Options) -> list[Params]:
+    """One kind of branches of several solutions, matched to each other at their least norms."""
+    _refuse_many(kind)
+    layout = kind.symmetries.layout
+    several = [rescaling.balance(_wide(kind, before.params), kind.rescalings)[0] for before in befores]
+    if any(before.change(layout.assemble(blocks, 1)) for before, blocks in zip(befores, several, strict=True)):
+        kind = kind._replace(rescalings=())
+        several = [_wide(kind, before.params) for before in befores]
+    several = cycles.together(several, given.measure, lambda r, p: _matching(kind, r, p, given))
+    return [
+        _verified(kind, before, layout.assemble(blocks, 1)) for before, blocks in zip(befores, several, strict=True)
+    ]
+
+
+def _verified(kind: Kind, before: Outputs, params: Params) -> Params:
+    """Parameters in their own types, if the outputs are what they were.
+
+    Raises:
+        Changed: They are not; the message names the leaves.
+    """
+    words = before.change(params)
+    if words:
+        raise Changed(f"{_culprit(kind, before)} {words}.\n  Leave these networks as they are.")
+    return jax.tree.map(lambda w, like: jnp.asarray(np.asarray(w, like.dtype)), params, before.params)
+
+
+def _culprit(kind: Kind, before: Outputs) -> str:
+    """What changes the outputs, and in which leaves: every symmetry and rescaling is tried alone."""
+    layout, blocks = kind.symmetries.layout, _wide(kind, before.params)
+    for r in kind.rescalings:
+        log = np.ones(r.sums(blocks).shape[1:])
+        if before.change(layout.assemble(r.applied(blocks, log), 1)):
+            return f"Rescaling the units of {before.name} (leaves {', '.join(kind.symmetries.leaves(r.symmetry))})"
+    for s in kind.symmetries.found:
+        order = np.tile(np.arange(s.size)[::-1], (len(blocks[0]), s.slices(blocks, 1), 1))
+        if before.change(layout.assemble(permute(blocks, s, order), 1)):
+            return f"Permuting the units of {before.name} (leaves {', '.join(kind.symmetries.leaves(s))})"
+    return f"Permuting the branches of {before.name} (leaves {', '.join(layout.names)})"
+
+
+def _by_outputs(branch: Network, reference: Params, before: Outputs, examples: int) -> np.ndarray:
+    """The order of branches that maximises the inner products of their outputs."""
+    x = jax.tree.map(lambda leaf: on_disk.rows(leaf, slice(examples)), before.x)
+    first = [jax.tree.map(lambda leaf: leaf[0], tree) for tree in (reference, x)]
+    outputs = jax.jit(jax.vmap(jax.vmap(one_example(branch, *first), (None, 0)), (0, None)))
+    theirs, mine = (np.asarray(outputs(w, x), np.float64) for w in (reference, before.params))
+    return matching.assign(theirs.reshape(len(theirs), -1) @ mine.reshape(len(mine), -1).T)
+
+
+def _outputs(problem: Problem, params: Params, name: str = "params") -> list[Outputs]:
+    """The outputs of every kind of branches on the data that count."""
     network, found = problem.network, []
     for k, (branch, w) in enumerate(network.groups(params)):
         alone = MultiBranch(branch, network.counts[k], network.average, network.branch_chunk or BRANCHES_AT_A_TIME)
-        found.append(_Outputs(f"{name}, group {k + 1}" if len(network.counts) > 1 else name, alone, w, problem))
+        title = f"{name}, group {k + 1}" if len(network.counts) > 1 else name
+        found.append(Outputs(title, alone, w, problem.data.support.x))
     return found
 
 
-class _Outputs:
-    """What a group of branches computes on the data, to be compared with the same for other parameters.
-
-    Raises:
-        ValueError: The outputs are not finite, or differ between two calls or two traces.
-    """
-
-    def __init__(self, name: str, network: MultiBranch, params: Params, problem: Problem) -> None:
-        self.name, self.network, self.params, self.x = name, network, params, problem.data.support.x
-        self.count = len(problem.data.support)
-        self.values, self.size = self.of(params)
-        unknown = np.count_nonzero(~np.isfinite(self.values).all(1))
-        if unknown:
-            raise ValueError(
-                f"The outputs of {name} are not finite on {unknown:,} of {self.count:,} examples; nothing can be "
-                "compared there.\n  Align solutions whose training did not diverge."
-            )
-        traced = [jaxpr_hash(lambda w, x: network.apply(w, x), params, _part(self.x, 0, 1)) for _ in range(2)]
-        again, _ = self.of(params, EXAMPLES_AT_A_TIME)
-        away, allowed = np.abs(again - self.values[: len(again)]), self._tolerance(self.size[: len(again)])
-        if traced[0] != traced[1] or not (away <= allowed).all():
-            raise ValueError(
-                f"The outputs of {name} are not the same when they are computed twice; aligning needs a deterministic "
-                "network.\n  Fix its random keys, switch dropout and augmentation off."
-            )
-
-    def of(self, params: Params, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Σ_i f_i and Σ_i |f_i| on all or the first examples, [N, C] each."""
-        starts = range(0, min(count or self.count, self.count), EXAMPLES_AT_A_TIME)
-        with jax.default_matmul_precision("highest"):
-            parts = [_sums(self.network, params, _part(self.x, s, s + EXAMPLES_AT_A_TIME)) for s in starts]
-        both = [np.concatenate([np.asarray(part[k], np.float64) for part in parts]) for k in range(2)]
-        return both[0], both[1]
-
-    def change(self, params: Params, roles: "_Roles | None" = None) -> str:
-        """How the outputs change with these parameters, in words; none where it is by rounding only."""
-        values, size = self.of(params)
-        away, allowed = np.abs(values - self.values), self._tolerance(np.maximum(self.size, size), roles)
-        changed = ~(away <= allowed).all(1)  # nan counts as changed
-        if not changed.any():
-            return ""
-        what, why = f"Permuting the branches of {self.name}", ""
-        if roles:
-            paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(self.params)]
-            what = f"Rescaling the units of {self.name} (leaves {paths[roles.first]} and {paths[roles.last]})"
-            why = "; its activation is no ReLU there"
-        worst, largest, rounding = (float(np.max(t)) for t in (away[changed], np.abs(self.values), allowed[changed]))
-        return (
-            f"{what} changes its outputs on {changed.sum():,} of {self.count:,} examples, by up to {worst:.3g}, where "
-            f"the largest is {largest:.3g} and rounding explains {rounding:.1g}{why}."
-        )
-
-    def _tolerance(self, size: np.ndarray, roles: "_Roles | None" = None) -> np.ndarray:
-        """The difference that rounding explains, [N, C], from size = Σ_i |f_i| and the coarsest float type's ε.
-
-        Of ReLU units it is ROUNDING √n ε (Σ_i |f_i| + ‖(x, 1)‖ Σ_u ‖w_u‖ |v_u|): the bracket bounds the sum of the
-        absolute values of all n terms of an output, whatever cancels, and n roundings add up like a random walk. What
-        cancels inside other branches is unknown; half the digits of the largest Σ_i |f_i| on the data are allowed.
-        """
-        leaves = jax.tree.leaves(self.params)
-        types = [leaf.dtype for leaf in leaves] + [
-            jax.eval_shape(self.network.apply, self.params, _part(self.x, 0, 1)).dtype
-        ]
-        epsilon = max(float(jnp.finfo(t).eps) for t in types if jnp.issubdtype(t, jnp.floating))
-        if roles is None:
-            return np.full_like(size, np.sqrt(epsilon) * size.max())
-        incoming, outgoing = _units(self.params, roles)
-        reach = np.linalg.norm(np.asarray(self.x, np.float64).reshape(self.count, -1), axis=1) + 1
-        weight = np.linalg.norm(incoming, axis=1) @ np.abs(outgoing)
-        terms = incoming.shape[1] + len(incoming)
-        return ROUNDING * np.sqrt(terms) * epsilon * (size + self.network.factor * reach[:, None] * weight[None])
+def _wide(kind: Kind, params: Params) -> Blocks:
+    """The blocks [I, ...] of one kind of branches in float64."""
+    blocks = kind.symmetries.layout.explode(params, 1)
+    return [block.astype(np.float64) if trees.is_parameter(block) else block for block in blocks]
 
 
-@partial(jax.jit, static_argnums=0)
-def _sums(network: MultiBranch, params: Params, x: Any) -> Any:
-    one = one_example(network.branches[0], _first(params), _first(x))
-    of = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
-
-    def part(w: Params) -> Any:
-        f = of(w, x)
-        f = f.reshape(*f.shape[:2], -1)
-        return f.sum(0), jnp.abs(f).sum(0)
-
-    found = chunked_sum(part, params, network.branch_chunk or BRANCHES_AT_A_TIME)
-    return jax.tree.map(lambda f: network.factor * f, found)
-
-
-def _align_units(reference: Params, params: Params, roles: _Roles) -> Params:
-    mine, theirs = _units(params, roles), _units(reference, roles)
-    order = _assign(*(np.concatenate(_balanced(*units), 1) for units in (theirs, mine)))
-    incoming, outgoing = _balanced(*(part[order] for part in mine))
-    size, weight = (np.linalg.norm(part, axis=1) for part in theirs)
-    stretch = np.sqrt(np.where(size * weight > 0, size, 1.0) / np.where(size * weight > 0, weight, 1.0))[:, None]
-    return _joined(params, roles, incoming * stretch, outgoing / stretch)
-
-
-def _assign(reference: np.ndarray, params: np.ndarray) -> np.ndarray:
-    """order[i]: the row of params that belongs to row i of the reference."""
-    if len(reference) > MOST:
+def _refuse_many(kind: Kind) -> None:
+    size = kind.symmetries.found[0].size if kind.pools else 1
+    count = max(kind.count * size, *(s.size for s in kind.symmetries.found), 1)
+    if count > MOST:
         raise ValueError(
-            f"Aligning takes at most {MOST:,} branches or units; got {len(reference):,}, whose inner products fill "
-            f"{8 * len(reference) ** 2 / 2**30:.0f} GiB."
+            f"Aligning takes at most {MOST:,} branches or units; got {count:,}, whose inner products fill "
+            f"{8 * count**2 / 2**30:.0f} GiB."
         )
-    return linear_sum_assignment(reference @ params.T, maximize=True)[1]
 
 
 def _check(name: str, wanted: Params, given: Params) -> None:
@@ -246,88 +314,3 @@ def _check(name: str, wanted: Params, given: Params) -> None:
         )
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(given)):
         raise ValueError(f"{name} holds values that are not finite.\n  Align solutions whose training did not diverge.")
-
-
-def _part(x: Any, start: int, stop: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[start:stop], x)
-
-
-def _first(params: Params) -> Params:
-    return jax.tree.map(lambda leaf: leaf[0], params)
-
-
-def _rows(leaf: Any) -> np.ndarray:
-    return np.asarray(leaf, np.float64).reshape(len(leaf), -1)
-
-
-def _one_hidden_layer(given: _Outputs) -> _Roles | None:
-    """The roles of the leaves if the branch computes W_2 [W_1 x + b_1]_+ + b_2 on random probes, else None."""
-    branch, one, x = given.network.branches[0], _first(given.params), given.x
-    leaves, structure = jax.tree.flatten(one)
-    candidates = [roles for roles in _assignments([leaf.shape for leaf in leaves]) if len(leaves) <= 4]
-    if not candidates or not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
-        return None
-    rng = np.random.default_rng(0)
-    probe = [np.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
-    inputs = np.asarray(rng.normal(size=(PROBES, *x.shape[1:])), x.dtype)
-    apply = jax.vmap(one_example(branch, one, jnp.asarray(inputs[0])), (None, 0))
-    found = np.asarray(apply(jax.tree.unflatten(structure, probe), jnp.asarray(inputs)), np.float64)
-    flat = inputs.reshape(PROBES, -1).astype(np.float64)
-    for roles in candidates:
-        if flat.shape[1] != probe[roles.first].shape[0]:
-            continue
-        expected = _formula(probe, roles, flat)
-        if expected.shape == found.shape and np.allclose(expected, found, rtol=1e-3, atol=1e-3 * np.abs(found).max()):
-            return roles
-    return None
-
-
-def _assignments(shapes: list[tuple[int, ...]]) -> list[_Roles]:
-    """All ways to read the leaves as two kernels (inputs first, as flax has them) and up to two biases."""
-    found = []
-    for first, last in permutations([k for k, shape in enumerate(shapes) if len(shape) == 2], 2):
-        hidden, outputs = shapes[last]
-        rest = [k for k in range(len(shapes)) if k not in (first, last)]
-        for pair in permutations([*rest, -1, -1], 2):
-            sizes = [shapes[k] if k >= 0 else size for k, size in zip(pair, ((hidden,), (outputs,)), strict=True)]
-            if shapes[first][1] == hidden and sizes == [(hidden,), (outputs,)] and set(rest) <= set(pair):
-                found.append(_Roles(first, last, *pair))
-    return list(dict.fromkeys(found))
-
-
-def _formula(leaves: list[np.ndarray], roles: _Roles, x: np.ndarray) -> np.ndarray:
-    first, last = leaves[roles.first].astype(np.float64), leaves[roles.last].astype(np.float64)
-    hidden = x @ first + (leaves[roles.first_bias][None] if roles.first_bias >= 0 else 0.0)
-    return np.maximum(hidden, 0) @ last + (leaves[roles.last_bias][None] if roles.last_bias >= 0 else 0.0)
-
-
-def _units(params: Params, roles: _Roles) -> tuple[np.ndarray, np.ndarray]:
-    """Incoming weights with the bias [I·h, D (+1)] and outgoing weights [I·h, C] of every unit."""
-    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
-    incoming = np.swapaxes(leaves[roles.first], 1, 2).reshape(-1, leaves[roles.first].shape[1])
-    if roles.first_bias >= 0:
-        incoming = np.column_stack([incoming, leaves[roles.first_bias].ravel()])
-    return incoming, leaves[roles.last].reshape(-1, leaves[roles.last].shape[2])
-
-
-def _balanced(incoming: np.ndarray, outgoing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """c w and v / c with c = √(|v| / ‖w‖); units with w = 0 or v = 0 stay as they are."""
-    size, weight = np.linalg.norm(incoming, axis=1), np.linalg.norm(outgoing, axis=1)
-    alive = size * weight > 0
-    c = np.sqrt(np.where(alive, weight, 1.0) / np.where(alive, size, 1.0))[:, None]
-    return incoming * c, outgoing / c
-
-
-def _joined(params: Params, roles: _Roles, incoming: np.ndarray, outgoing: np.ndarray) -> Params:
-    """The parameters again, made of these units; the last layer's biases, which only add up, stay in place."""
-    leaves, structure = jax.tree.flatten(params)
-    count, inputs, hidden = leaves[roles.first].shape
-    made: dict[int, np.ndarray] = {
-        roles.first: np.swapaxes(incoming[:, :inputs].reshape(count, hidden, inputs), 1, 2),
-        roles.last: outgoing.reshape(count, hidden, -1),
-    }
-    if roles.first_bias >= 0:
-        made |= {roles.first_bias: incoming[:, inputs].reshape(count, hidden)}
-    for k, value in made.items():
-        leaves[k] = jnp.asarray(value.astype(leaves[k].dtype))
-    return jax.tree.unflatten(structure, leaves)

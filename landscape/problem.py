@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape.arrays import hardware
+from landscape.arrays import hardware, on_disk
 from landscape.arrays.chunked import chunked_sum
 from landscape.compiler import flatten, gradient, staged
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.losses import Loss
-from landscape.networks import MultiBranch, Network, as_written, one_example
+from landscape.networks import MultiBranch, Network, as_written, in_own_types, one_example
 
 Params = Any
 
 EXAMPLES_AT_A_TIME = 1024
 LOOKED_AT = 64
-"""Examples among which two that differ are looked for."""
+"""Number of examples among which `refuse_mixing` looks for two that differ."""
 BRANCHES_AT_A_TIME = 1024
-"""Where the network does not say: activations of so many branches exist at a time."""
+"""Branches computed at a time if the network does not state `branch_chunk`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class Problem:
 
     Attributes:
         data: Examples, labels and weights.
-        network: A `MultiBranch`; a plain `Network` is taken as its one branch.
+        network: A `MultiBranch`; a plain `Network` is taken as its one branch. Parameters whose own type is half
+            precision may come in float32, as on planes: they are rounded to it wherever the network runs.
         loss: (outputs [N, C], y [N]) -> loss per example [N]. Outputs of any shape [N, ...] will do, with labels as
             the loss takes them.
 
@@ -47,6 +48,10 @@ class Problem:
     def __post_init__(self) -> None:
         if isinstance(self.network, Network):
             object.__setattr__(self, "network", MultiBranch(self.network, 1))
+        own = [in_own_types(branch, w) for branch, w in self.network.groups(self.shapes)]
+        if any(x is not y for x, y in zip(own, self.network.branches, strict=True)):
+            one = isinstance(self.network.branch, Network)
+            object.__setattr__(self, "network", replace(self.network, branch=own[0] if one else own))
         y: Any = np.asarray(self.data.y)[np.asarray(self.data.weight) > 0]
         outputs = jax.eval_shape(self.network.apply, self.shapes, _batch(len(y), self.data.example))
         values = jax.eval_shape(lambda f: self.loss(f, y), outputs)  # y stays known, so that the loss can refuse labels
@@ -64,7 +69,7 @@ class Problem:
 
     @cached_property
     def on_support(self) -> "Problem":
-        """The same risk without the examples of weight zero; the problem itself where there are none."""
+        """The same problem without examples of weight zero."""
         data = self.data.support
         return self if data is self.data else replace(self, data=data)
 
@@ -88,7 +93,7 @@ class Problem:
         return partial(jax.jit(product), self.data.support)
 
     def _risk(self, data: Dataset, params: Params) -> jax.Array:
-        """With the data as an argument: as a constant of the program they take seconds to compile."""
+        """The risk with the data as an argument; as constants of the program they would take seconds to compile."""
         return streamed_risk(self.network.apply, self.loss, params, data)
 
     def __repr__(self) -> str:
@@ -127,14 +132,14 @@ def refuse_mixing(network: MultiBranch, params: Params, x: Any, in_pairs: bool =
     Raises:
         ValueError: The outputs for one example depend on the other examples of its batch.
     """
-    head = [np.asarray(leaf[:LOOKED_AT]) for leaf in jax.tree.leaves(x)]
+    head = [np.asarray(on_disk.rows(leaf, slice(LOOKED_AT))) for leaf in jax.tree.leaves(x)]
     differs = np.any([(t != t[:1]).reshape(len(t), -1).any(1) for t in head], axis=0)
     leaves = jax.tree.leaves(params)
     if not differs.any() or not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
         return
     two = jax.tree.unflatten(jax.tree.structure(x), [t[[0, int(differs.argmax())]] for t in head])
     for branch, w in network.groups(params):
-        first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), w)
+        first = jax.tree.map(lambda leaf: leaf[0], w)
         with jax.default_matmul_precision("highest"):
             found = _in_pairs(branch, first, two) if in_pairs else _two_ways(branch, first, two)
             together, again, alone = (np.asarray(f, np.float64) for f in found)
@@ -196,7 +201,7 @@ def outputs_in_pairs(network: MultiBranch, params: Params, x: Any) -> np.ndarray
 
 
 def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """The loss of every example, [N]; nan where an output is not finite, which a compiled max(0, ·) may take for 0.
+    """The loss of every example, [N]; nan if an output is not finite (a compiled max(0, ·) may turn nan into 0).
 
     Args:
         loss: Loss per example.
@@ -208,7 +213,7 @@ def each(loss: Loss, outputs: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def outputs(network: MultiBranch, params: Params, x: Any, axis: str | None = None) -> jax.Array:
-    """Outputs [N, C] for examples x [N, ...] (or a tree of these), the fast way: staged, with branches in chunks.
+    """Outputs [N, C] for examples x [N, ...] or a tree of these, by the staged branches in chunks.
 
     Args:
         network: The multi-branch network.
@@ -233,10 +238,10 @@ def minibatch_risk(
     weight: jax.Array,
     axis: str | None = None,
 ) -> jax.Array:
-    """Σ_B weight ℓ / Σ_B weight over a minibatch B, in lanes: its gradient is the step of SGD.
+    """Σ_B weight ℓ / Σ_B weight over a minibatch B; SGD follows its gradient.
 
-    The minibatch's own weighted mean does not change with the unit of the weights. With equal weights it is an unbiased
-    estimate of the risk, otherwise a ratio whose bias falls as 1/B; over all the data it is the risk.
+    This weighted mean does not depend on the unit of the weights. With equal weights it is an unbiased estimate of the
+    risk; otherwise its bias falls as 1/B. Over all the data it is the risk.
 
     Args:
         network: The multi-branch network.
@@ -244,7 +249,7 @@ def minibatch_risk(
         params: [I, ...].
         x: Examples [B, ...].
         y: Labels [B].
-        weight: Weights [B]; where all are zero so is the value, and its gradient.
+        weight: Weights [B]; if all are zero, value and gradient are zero.
         axis: As in `outputs`.
     """
     values = each(loss, outputs(network, params, x, axis), y)
@@ -264,9 +269,11 @@ def streamed_risk(forward: Callable[[Params, Any], jax.Array], loss: Loss, param
         data: Examples [N, ...].
     """
 
-    def part(batch: tuple[Any, jax.Array, jax.Array]) -> jax.Array:
-        x, y, weight = batch
-        return (weight * each(loss, forward(params, x), y)).sum()
+    def part(batch: Any) -> jax.Array:
+        x, y, weight, *where = batch
+        return (weight * each(loss, forward(params, on_disk.read(x, *where) if where else x), y)).sum()
 
-    total = chunked_sum(part, (data.x, data.y, data.weight), EXAMPLES_AT_A_TIME)
+    x = on_disk.streamed(data.x)
+    where = [jnp.arange(len(data))] if on_disk.any_streamed(x) else []
+    total = chunked_sum(part, (x, data.y, data.weight, *where), EXAMPLES_AT_A_TIME)
     return total / jnp.sum(data.weight, dtype=total.dtype)

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["Grid", "Provenance", "Surface", "grid_around", "load_stack", "save_stack"]
 
 
+ERRORS = {"standard_error": (), "difference_error": (), "left_out": ("group",)}
+"""Arrays about the sampling error, with their dimensions before those of the grid."""
 TAKEN = frozenset(
-    "a b risk anchor anchor_a anchor_b anchor_risk surface point_a point_b branches triple plane metadata".split()
+    "a b risk anchor anchor_a anchor_b anchor_risk surface point_a point_b branches triple plane metadata "
+    "standard_error difference_error left_out group".split()
 )
-"""Names that a file of surfaces uses itself."""
+"""Names reserved in a file of surfaces."""
 
 
 @dataclass(frozen=True, eq=False)
 class Provenance(Mapping[str, Any]):
-    """What was computed, from what, how, and the self-checks; it reads as a mapping of all that is known.
+    """How a surface was computed, from which data, and its self-checks; a mapping of all fields that are known.
 
     Attributes:
         plane: Kind of the plane.
@@ -36,7 +39,11 @@ class Provenance(Mapping[str, Any]):
         branches: I.
         average: Whether the network is the mean of its branches.
         loss: Name of the loss.
-        dataset: Name of the data; `examples` of them, N, with the hash `data_sha256`.
+        dataset: Name of the data; `examples` of them were taken, with the hash `data_sha256` of all.
+        examples_available: How many there are, where a tolerance was given.
+        tolerance: Standard error at which the surface stopped; `largest_standard_error` is the one reached.
+        error_of: Whose mean the standard errors are about: "the population" or "the data set".
+        order_seed: Seed of the random order in which the examples were taken.
         tile: Sizes of the grid loop.
         route: Which loop computed it and why, in words.
         operations: Floating-point operations of the surface.
@@ -55,8 +62,8 @@ class Provenance(Mapping[str, Any]):
         not_finite: Number of grid points without a finite loss.
         curvature: "shown", or why it is not.
         unexplained_fraction: Share of the change of slope that second derivatives do not explain.
-        units: Of the loss.
-        more: Anything else by name.
+        units: Units of the loss.
+        more: Further entries by name.
     """
 
     plane: str | None = None
@@ -69,6 +76,11 @@ class Provenance(Mapping[str, Any]):
     loss: str | None = None
     dataset: str | None = None
     examples: int | None = None
+    examples_available: int | None = None
+    tolerance: str | None = None
+    largest_standard_error: float | None = None
+    error_of: str | None = None
+    order_seed: int | None = None
     data_sha256: str | None = None
     tile: Sequence[int] | None = None
     route: str | None = None
@@ -93,7 +105,7 @@ class Provenance(Mapping[str, Any]):
 
     @classmethod
     def of(cls, known: Mapping[str, Any]) -> "Provenance":
-        """A record of whatever a mapping holds."""
+        """The record of a mapping; unknown keys go to `more`."""
         names = {f.name for f in fields(cls)} - {"more"}
         more = {name: value for name, value in known.items() if name not in names}
         return cls(**{name: known[name] for name in names & set(known)}, more=more)
@@ -138,6 +150,9 @@ class Surface:
         anchor_risk: The loss at the solutions themselves, [M].
         layers: Further quantities by name, each [A, B].
         metadata: Its `Provenance`; any mapping is taken.
+        standard_error: Of the loss, [A, B]; None where the loss is no mean over examples.
+        difference_error: Standard error of the loss's difference to that of the first solution, [A, B], or None.
+        left_out: The loss without each of G groups of examples, [G, A, B], or None; see `convexity.report`.
 
     Raises:
         ValueError: Arrays that do not fit the grid, or names that `check_names` refuses.
@@ -152,14 +167,17 @@ class Surface:
     anchor_risk: np.ndarray | None = None
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    standard_error: np.ndarray | None = None
+    difference_error: np.ndarray | None = None
+    left_out: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         grid = checked(self.grid)
         shape = (len(grid.a), len(grid.b))
         check_names(self.layers)
         arrays = {"risk": np.asarray(self.risk), **{k: np.asarray(v) for k, v in self.layers.items()}}
-        for name, array in arrays.items():
-            if array.shape != shape:
+        for name, array in {**arrays, **self.errors}.items():
+            if array.shape[-2:] != shape or array.ndim != 2 + (name == "left_out"):
                 raise ValueError(f"{name} must have one value a grid point, shape {shape}; got {array.shape}.")
         anchors = np.asarray(self.anchors, float).reshape(-1, 2)
         risk = np.full(len(anchors), np.nan) if self.anchor_risk is None else np.asarray(self.anchor_risk, float)
@@ -170,8 +188,14 @@ class Surface:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def errors(self) -> dict[str, np.ndarray]:
+        """What is known of the sampling error, by name."""
+        known = {name: getattr(self, name) for name in ERRORS}
+        return {name: np.asarray(value) for name, value in known.items() if value is not None}
+
     def noting(self, known: Provenance) -> "Surface":
-        """The same surface, of which more is known."""
+        """The surface with further provenance."""
         return replace(self, metadata={**self.metadata, **known})
 
     def __repr__(self) -> str:
@@ -188,6 +212,7 @@ class Surface:
         distance = {"units": "parameter distance" if self.metadata.get("plane") != "oblique" else "axis lengths"}
         variables: dict[str, Any] = {"risk": (("a", "b"), self.risk, units)}
         variables |= {name: (("a", "b"), layer) for name, layer in self.layers.items()}
+        variables |= {name: ((*ERRORS[name], "a", "b"), value, units) for name, value in self.errors.items()}
         variables |= {f"anchor_{k}": ("anchor", self.anchors[:, i], distance) for i, k in enumerate("ab")}
         variables["anchor_risk"] = ("anchor", self.anchor_risk, units)
         coords = {k: (k, axis, distance) for k, axis in zip("ab", self.grid, strict=True)}
@@ -229,6 +254,9 @@ def save_stack(path: Path | str, surfaces: Sequence[Surface]) -> None:
     names = sorted(set.intersection(*(set(s.layers) for s in surfaces)))
     variables: dict[str, Any] = {"risk": (points, np.stack([s.risk for s in surfaces]), {"units": "loss"})}
     variables |= {name: (points, np.stack([s.layers[name] for s in surfaces])) for name in names}
+    for name in ("standard_error", "difference_error"):  # the surfaces without a group would take the most room
+        if all(name in s.errors for s in surfaces):
+            variables[name] = (points, np.stack([s.errors[name] for s in surfaces]), {"units": "loss"})
     count = max(len(s.anchors) for s in surfaces)
     for i, k in enumerate("ab"):
         variables[f"anchor_{k}"] = (
@@ -277,9 +305,10 @@ def _surface(data: "xarray.Dataset", metadata: dict[str, Any]) -> Surface:
     there = np.isfinite(anchors).all(-1)
     points = data["risk"].dims
     known = {"risk", "anchor_a", "anchor_b", "anchor_risk"}
-    layers = {str(n): v.values for n, v in data.data_vars.items() if n not in known and v.dims == points}
-    grid = Grid(data["a"].values, data["b"].values)
-    return Surface(grid, data["risk"].values, anchors[there], data["anchor_risk"].values[there], layers, metadata)
+    layers = {str(n): v.values for n, v in data.data_vars.items() if n not in known | {*ERRORS} and v.dims == points}
+    errors = {name: data[name].values for name in ERRORS if name in data}
+    grid, at = Grid(data["a"].values, data["b"].values), data["anchor_risk"].values[there]
+    return Surface(grid, data["risk"].values, anchors[there], at, layers, metadata, **errors)
 
 
 def _filled(values: np.ndarray, count: int) -> np.ndarray:

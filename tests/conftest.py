@@ -21,8 +21,8 @@ jax.devices()  # started here: commands run inside a test then find four devices
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the random search for unsound intervals runs."""
-    parser.addoption("--cases", type=int, default=200, help="random branches of test_soundness.py; 10000 take hours")
+    """How long the random searches for unsound intervals and false minima run."""
+    parser.addoption("--cases", type=int, default=200, help="random branches and surfaces; 10000 branches take hours")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,16 @@ class Small(nnx.Module):
         return self.out(nnx.tanh(self.hidden(x)))
 
 
+class Linear(nnx.Module):
+    """Without hidden units."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.out = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.out(x)
+
+
 class Normed(nnx.Module):
     """With running statistics."""
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import Ball, Domain, Regulariser
 from landscape.duality.certified.assumption import enclosed_margins
-from landscape.duality.certified.branch_and_bound import Cells, Kernels, batched, enclosed_regulariser, rescale
+from landscape.duality.certified.branch_and_bound import Cells, Kernels, enclosed_regulariser, rescale
 from landscape.duality.certified.cutting_planes import Convex
 from landscape.duality.certified.intervals import enclose
 from landscape.duality.certified.least_size import LeastSize, searched
@@ -205,7 +206,9 @@ def compiled(group: int, size: int) -> dict[str, Any]:
 
 
 def _bound(case: Case, name: str) -> Callable[..., Any]:
-    return partial(batched, partial(compiled(case.group, case.size)[name], case.constants, case.tau), CHUNK)
+    return partial(
+        chunked_map, partial(compiled(case.group, case.size)[name], case.constants, case.tau), CHUNK, pad=True
+    )
 
 
 def kernels(case: Case, branch: Any, h: Any, domain: Domain, *others: Any) -> Kernels:

@@ -1,15 +1,16 @@
-"""Loops over chunks of bounded memory: over branches (§2) and over examples (a risk)."""
+"""Loops over chunks of bounded memory: sums and scans in one program, and calls on the host."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
 def chunked_sum(f: Callable[[Any], Any], xs: Any, chunk: int) -> Any:
-    """Σ_c f(xs[c]) over consecutive chunks of the leading axis, with only one chunk's intermediate values alive.
+    """Σ_c f(xs[c]) over consecutive chunks of the leading axis; only one chunk's intermediate values exist at a time.
 
     The last chunk may be ragged. Reverse-mode differentiation computes each chunk a second time instead of storing it:
     first all outputs, then chunk by chunk the forward again and its gradient.
@@ -48,13 +49,13 @@ def chunked_scan(
 
     Args:
         step: (carry, start, size, given) -> (carry, kept); takes its own slice, so that nothing is copied beforehand.
-        carry: What the steps hand on.
+        carry: Passed from step to step.
         length: L, the length of the axis.
         chunk: Entries taken at a time; values above L take all at once.
-        given: What an earlier scan over the same chunks kept.
+        given: Values that an earlier scan over the same chunks kept.
 
     Returns:
-        The last carry, and what the steps kept: stacked for whole chunks, and of the rest; None where there is none.
+        The last carry; the values kept by whole chunks, stacked, and by the ragged one (None without such chunks).
     """
     whole, rest = divmod(length, chunk)
     kept, last = None, None
@@ -67,6 +68,31 @@ def chunked_scan(
 
 
 def part(xs: Any, start: Any, size: int) -> Any:
-    """Entries start … start + size − 1 of the leading axis of every array; the arrays themselves where that is all."""
+    """Entries start … start + size − 1 of the leading axis of every array. The whole arrays are not copied."""
     whole = isinstance(start, int) and size == jax.tree.leaves(xs)[0].shape[0]
     return xs if whole else jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), xs)
+
+
+def chunked_map(f: Callable[..., Any], chunk: int, *arrays: Any, pad: bool = False) -> Any:
+    """The rows of f(*arrays), which is called with `chunk` rows at a time; NumPy arrays.
+
+    Args:
+        f: Maps trees of arrays [n, ...] to a tree of arrays [n, ...], each row by itself.
+        chunk: Rows of a call.
+        *arrays: Arrays [N, ...] or trees of them, N ≥ 1.
+        pad: Whether the last chunk is filled with copies of the last row, so that a compiled f is compiled once.
+
+    >>> chunked_map(lambda x: 2 * x, 2, np.arange(3.0)).tolist()
+    [0.0, 2.0, 4.0]
+    """
+
+    def rows(x: Any, start: int) -> Any:
+        missing = max(0, start + chunk - len(x)) if pad else 0
+        part = x[start : start + chunk]
+        return np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
+
+    total, parts = len(jax.tree.leaves(arrays)[0]), []
+    for start in range(0, total, chunk):
+        found = f(*jax.tree.map(lambda x, start=start: rows(x, start), arrays))
+        parts.append(jax.tree.map(lambda v, count=total - start: np.asarray(v)[:count], found))
+    return jax.tree.map(lambda *vs: np.concatenate(vs), *parts)

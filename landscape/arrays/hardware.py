@@ -1,7 +1,7 @@
-"""Devices as one mesh, over all processes of a job: where values lie, what all agree on, memory and cache.
+"""Devices of all processes as one mesh: placing values, agreeing on values, memory and cache sizes.
 
-Every process runs the same program on the same values; its own devices hold its part of what is spread. Whatever
-depends on a clock, on the files of one machine or on its memory is taken from the leading process.
+Every process runs the same program on the same values; its own devices hold its part of sharded arrays. Values that
+depend on a clock, on local files or on local memory are taken from the leading process.
 """
 
 import math
@@ -32,12 +32,12 @@ def mesh(devices: Sequence[Any], **sizes: int) -> Mesh:
 
 
 def leading() -> bool:
-    """Whether this is the process that reads and writes the files."""
+    """Whether this process reads and writes the files."""
     return jax.process_index() == 0
 
 
 def from_leader(values: Any) -> np.ndarray:
-    """An array of the leading process on every process, to the last bit.
+    """Broadcast an array from the leading process to all processes, bit by bit.
 
     Args:
         values: An array of the same shape and type on every process; only the leading one's content counts.
@@ -50,7 +50,7 @@ def from_leader(values: Any) -> np.ndarray:
 
 
 def placed(tree: Tree, sharding: NamedSharding) -> Tree:
-    """Values that every process has whole, laid on the devices of all processes."""
+    """Place values that every process holds whole on the devices of all processes."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
     return jax.tree.map(partial(_spread, sharding=sharding), tree)
@@ -64,7 +64,7 @@ def _spread(x: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def gathered(tree: Tree) -> Tree:
-    """Arrays spread over the devices of all processes, whole on the host of each."""
+    """Copy sharded arrays whole to the host of every process."""
     return jax.tree.map(_whole, tree)
 
 
@@ -74,7 +74,7 @@ def _whole(x: Any) -> np.ndarray:
 
 
 def shares(counts: Sequence[int], devices: int) -> list[int]:
-    """Over how many of the devices the branches of a network can be split evenly: divisors, increasing.
+    """Numbers of devices over which the branches of a network can be split evenly, increasing.
 
     >>> shares([12, 6], 4)
     [1, 2]
@@ -82,11 +82,11 @@ def shares(counts: Sequence[int], devices: int) -> list[int]:
     return [d for d in range(1, devices + 1) if devices % d == 0 and math.gcd(*counts) % d == 0]
 
 
-def at_home(tree: Tree, share: int) -> Tree:
-    """One solution [I, ...] with its branches split over this process's devices, as many as divide `share`."""
+def at_home(tree: Tree, shards: int) -> Tree:
+    """One solution [I, ...] with its branches split over gcd(`shards`, devices) of this process's devices."""
     devices = jax.local_devices()
-    share = math.gcd(share, len(devices))
-    return jax.device_put(tree, NamedSharding(mesh(devices[:share], branches=share), P("branches")))
+    shards = math.gcd(shards, len(devices))
+    return jax.device_put(tree, NamedSharding(mesh(devices[:shards], branches=shards), P("branches")))
 
 
 def home_of(tree: Tree) -> Mesh | None:
@@ -99,9 +99,9 @@ def home_of(tree: Tree) -> Mesh | None:
 
 
 def summed(values: jax.Array, axis: str | None) -> jax.Array:
-    """Σ over the devices along a mesh axis, where every device holds part of the sum; as it is where axis is None.
+    """Σ over the devices along a mesh axis, each of which holds part of the sum; `values` itself if axis is None.
 
-    Its gradient is that of one device's own part: what follows the sum is the same on all of them.
+    The gradient of each device's part is that of the sum, since all devices continue with the same sum.
     """
     return values if axis is None else _sum(values, axis)
 
@@ -141,7 +141,7 @@ def in_threads(f: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
 
 
 def cache_bytes() -> int:
-    """Bytes of a core's second-level cache; 1 MiB where the system does not say."""
+    """Bytes of a core's second-level cache; 1 MiB if the system does not report it."""
     try:
         found = os.sysconf("SC_LEVEL2_CACHE_SIZE")
     except (ValueError, OSError):
@@ -150,7 +150,7 @@ def cache_bytes() -> int:
 
 
 def allowed(memory: int | None, devices: Sequence[Any]) -> int:
-    """Bytes allowed on each device, the same on all processes: `memory`, or what the device leaves to us when None."""
+    """Bytes allowed on each device, the same on all processes: `memory`, or `default_memory` when None."""
     here = next(d for d in devices if d.process_index == jax.process_index())
     return int(from_leader(memory or default_memory(here)))
 

@@ -28,7 +28,7 @@ def is_parameter(leaf: Any) -> bool:
 
 
 def widened(a: Tree) -> Tree:
-    """The tree with half-precision leaves in float32, in which sums of them neither overflow nor lose their digits."""
+    """The tree with its half-precision leaves in float32, so that sums keep their digits and do not overflow."""
     return jax.tree.map(_wide, a)
 
 
@@ -37,7 +37,7 @@ def _wide(x: Any) -> Any:
 
 
 def _map(f: Callable[..., Any], *several: Tree) -> Tree:
-    """f leaf by leaf; leaves that are no parameters are those of the last tree."""
+    """Apply f leaf by leaf; leaves that are no parameters are copied from the last tree."""
     return jax.tree.map(lambda *leaves: f(*leaves) if is_parameter(leaves[0]) else leaves[-1], *several)
 
 
@@ -99,13 +99,13 @@ class Affine(NamedTuple):
     u: Tree
     v: Tree
 
-    def at(self, ab: Sequence[Any]) -> Tree:
-        """The tree w(a, b); leaves that are no parameters stay as the origin has them."""
+    def at(self, ab: Any) -> Tree:
+        """The tree w(a, b); leaves that are no parameters are those of the origin."""
         return _map(lambda u, v, o: o + ab[0] * u + ab[1] * v, self.u, self.v, self.origin)
 
 
 class Signature(NamedTuple):
-    """Structure and shapes of a tree, hashable: what a compiled program depends on."""
+    """Structure, shapes and types of a tree, hashable; a compiled program depends on these."""
 
     structure: Any
     shapes: tuple[jax.ShapeDtypeStruct, ...]

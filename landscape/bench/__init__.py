@@ -106,7 +106,7 @@ def make_room(file: Path) -> None:
 
 
 def conditions(config: Config, options: Options) -> dict[str, Any]:
-    """What the figures depend on."""
+    """The conditions on which the figures depend."""
     import jax
 
     environment = record.environment_of()

@@ -156,12 +156,12 @@ def _surface(case: Case, precision: str, memory: int | None, seed: int) -> Ready
     execution = Execution(precision, memory, devices=tuple(jax.local_devices()))
     plan = sharded.plan_for(problem, plane, grid, execution)
     made = block.prepare(problem, [plane], [grid], [problem.loss], plan, execution, whole=True)
-    inputs = made.affine, made.data(0)[0], made.axes[0]
+    inputs = made.affine, made.data(0)[0], made.axes[0], made.references(None)[0]
     trace = partial(block.block_sums.trace, *inputs, **made.options)
     run, stages, used = _staged(trace, lambda run: run(*inputs))
 
     def call() -> np.ndarray:
-        return sharded.problem_means(problem, plane, grid, [problem.loss], execution).values
+        return sharded.problem_means(problem, plane, grid, [problem.loss], execution)
 
     found = cost_model.costs(problem.network, plane.origin, jax.ShapeDtypeStruct(problem.data.x.shape[1:], np.float32))
     held = sum(n * cost.held for n, cost in zip(problem.network.counts, found, strict=True))
@@ -184,15 +184,15 @@ def _table1(case: Case, seed: int) -> Ready:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(case.examples, case.inputs)).astype(np.float32)
     data = Dataset(x, np.sign(rng.normal(size=case.examples)).astype(np.float32))
-    protocol = shallow.Protocol(case.steps, case.batch)
-    members = [(case.branches, s) for s in range(SEEDS)]
-    block = shallow.blocks_of(members, protocol)[0]
+    config = shallow.TrainingConfig(case.steps, case.batch)
+    networks = [(case.branches, s) for s in range(SEEDS)]
+    ensemble = shallow.ensembles_of(networks, config)[0]
     epochs = math.ceil(case.steps / (case.examples // case.batch))
     orders = np.stack([rng.permutation(case.examples).astype(np.int16) for _ in range(epochs)])
-    arrays = (jnp.asarray(x.T), jnp.asarray(data.y)), protocol.learning_rate, jnp.asarray(orders), case.steps
+    arrays = (jnp.asarray(x.T), jnp.asarray(data.y)), config.learning_rate, jnp.asarray(orders), case.steps
     # A loss of its own, so that nothing is compiled already.
     loss = losses.tau_hinge(tau=1.0)
-    first = shallow.Weights(*map(jnp.asarray, shallow.start(block, case.inputs, protocol)))
+    first = shallow.Weights(*map(jnp.asarray, shallow.start(ensemble, case.inputs, config)))
     kept = [first]
 
     def go(run: Any) -> Any:
@@ -200,14 +200,14 @@ def _table1(case: Case, seed: int) -> Ready:
         return kept[0]
 
     run, stages, used = _staged(partial(shallow.advance.trace, loss, case.batch, first, *arrays), go)
-    count, width = len(block) * case.steps, case.branches
+    count, width = len(ensemble) * case.steps, case.branches
     operations = case.batch * width * (4 * case.inputs + 7) + 2 * width * (case.inputs + 1)
-    least = count / len(block) * 4 * case.batch * (case.inputs + 1) + 8 * len(block) * width * (case.inputs + 1)
+    least = count / len(ensemble) * 4 * case.batch * (case.inputs + 1) + 8 * len(ensemble) * width * (case.inputs + 1)
     return Ready(
         case,
         "steps",
         (count, lambda: go(run)),
-        (len(members) * case.steps, lambda: shallow.train_networks(data, members, protocol, progress=False)),
+        (len(networks) * case.steps, lambda: shallow.train_networks(data, networks, config, progress=False)),
         1,
         float(count * operations),
         {"least": least},

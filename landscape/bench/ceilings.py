@@ -1,6 +1,6 @@
-"""What the devices can do at most: multiply-adds on cached values, matrix products, passes over memory.
+"""Ceilings of the devices: rates of multiply-adds on cached values, matrix products and passes over memory.
 
-Measured beside whatever is compared with them, in the same process and with all local devices at work.
+They are measured in the same process as the cases, with all local devices at work.
 """
 
 import time
@@ -17,11 +17,11 @@ MULTIPLY_ADD, PRODUCT, STREAM = "multiply-add", "product", "stream"
 
 
 class Ceiling(NamedTuple):
-    """One way of keeping the devices busy.
+    """A computation that keeps the devices busy.
 
     Attributes:
         amount: Floating-point operations (or bytes, for the stream) of one call.
-        call: Does it, and returns when it is done.
+        call: Runs it to the end.
     """
 
     amount: float
@@ -85,7 +85,7 @@ def _ones(*shape: int) -> jax.Array:
 
 
 def _multiply_add(sizes: _Sizes) -> Ceiling:
-    """The fastest of several chains: which one it is depends on the registers and the compiler."""
+    """The fastest of several chains; which one is fastest depends on the registers and the compiler."""
     chains = [_chain(values, unrolled, sizes.links) for values, unrolled in sizes.chains]
     for chain in chains:
         chain.call()

@@ -90,7 +90,7 @@ def short(unit: str) -> str:
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:
-    """What a reader should know before believing the figures."""
+    """Warnings about the figures, such as a busy machine."""
     said = ["note:    sizes of --smoke, which measure nothing"] if found["smoke"] else []
     load = found["load_before"][0]
     if load > BUSY * found["cores"]:
@@ -134,7 +134,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, A
 
 
 def rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Row]:
-    """Every figure that both have, for the same sizes."""
+    """Every figure that both results have for the same sizes."""
     for name, limit in a["ceilings"].items():
         other = b["ceilings"].get(name)
         if other:

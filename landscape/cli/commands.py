@@ -1,4 +1,4 @@
-"""What the commands do: compute a figure, table or theorem of the paper, and handle the run directories left by it."""
+"""The commands: they compute a figure, table or theorem of the paper, or work on finished run directories."""
 
 import contextlib
 import importlib
@@ -18,7 +18,7 @@ from landscape.runs.options import Options
 PAPER = ("figure1", "figure3", "figure4", "table1", "theorem1", "theorem2", "explore")
 """Commands that compute: one module each in landscape/paper, but `explore`, which is nobody's paper."""
 SINGLE_PROCESS = ("figure3", "table1", "theorem1", "theorem2", "explore")
-"""Those that run in one process, on all of its devices."""
+"""Commands that run in one process, on all of its devices."""
 
 
 def recipe(name: str) -> ModuleType:
@@ -56,7 +56,7 @@ def compute(name: str, module: ModuleType, arguments: list[str]) -> None:
 def _compute(name: str, module: ModuleType, asked: tuple[Any, Options], command: str) -> None:
     config, options = asked
     leader = start_jax(options)
-    # Once more: joining other processes may have taken the signals.
+    # Again, because joining other processes may have changed the handlers.
     with runs.opened(name, config, options, command, leader) as run, runs.stopping_on_signals():
         try:
             if not runs.complete(run.path, "computed"):
@@ -71,7 +71,7 @@ def _compute(name: str, module: ModuleType, asked: tuple[Any, Options], command:
 
 
 def shown(files: list[str]) -> list[str]:
-    """The files of a run that a reader looks at, pictures first."""
+    """The result files of a run, pictures first."""
     first = ("figure.png", "report.html", "surface.nc", "measures.json")
     hidden = ("config.json", "figure.pdf")
     return [

@@ -16,33 +16,34 @@ from jax.extend import core as jcore
 
 from landscape.compiler import batch_rules
 from landscape.compiler.batch_rules import Axes, Product
+from landscape.compiler.costs import Cost
 from landscape.compiler.interpreter import Equation, interpret, is_variable, read
 
 LINEAR = frozenset(
     "neg reshape transpose broadcast_in_dim squeeze slice rev reduce_sum cumsum convert_element_type copy div "
     "reduce_window_sum dynamic_slice gather".split()
 )
-"""Linear in the first operand; further operands must not depend on the plane."""
+"""These are linear in their first operand; the other operands must not depend on the plane."""
 JOINTLY_LINEAR = frozenset("add sub add_any concatenate pad select_n".split())
 BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
 MOVERS = frozenset("reshape squeeze transpose neg broadcast_in_dim reduce_sum add sub add_any".split())
-"""Linear, and able to run after the sum over branches as well as before it."""
+"""These are linear and commute with the sum over branches."""
 
 CONSTANT, AFFINE, NONLINEAR = 0, 1, 2
-"""Stages: independent of the plane; a triple (o, u, v); known only at a grid point."""
+"""Degree of a value in the coordinates (a, b): 0 means the same on the whole plane, 1 means o + a u + b v."""
 
 
 STILL = frozenset("reshape squeeze transpose broadcast_in_dim slice convert_element_type copy".split())
-"""Without arithmetic: values lie otherwise afterwards."""
+"""These do no arithmetic; they only move values."""
 OUTPUTS = "outputs"
-"""The name of what the last step gives."""
+"""Name of the last step's result."""
 
 
 class Fact(NamedTuple):
     """What is known of a value before anything is computed."""
 
     axes: Axes = Axes()
-    stage: int = CONSTANT
+    degree: int = CONSTANT
 
 
 class Residual(NamedTuple):
@@ -60,8 +61,8 @@ class Step(NamedTuple):
         invars: Its operands: variables, literals, and in the nonlinear part residuals.
         outvars: Its outputs.
         axes: The axes of its operands.
-        stage: The stage of its outputs.
-        product: The plan of a product in which at most one factor has the example axis.
+        degree: The degree of its outputs in the coordinates of the plane.
+        product: How a product runs in which at most one factor has the example axis.
         summed: Whether its outputs are held summed over branches.
         sums: Operands that are summed over branches before it runs.
         clips: Whether it is a maximum with a literal that may run as a selection.
@@ -71,7 +72,7 @@ class Step(NamedTuple):
     invars: tuple[Any, ...]
     outvars: tuple[Any, ...]
     axes: tuple[Axes, ...]
-    stage: int
+    degree: int
     product: Product | None
     summed: bool
     sums: tuple[bool, ...]
@@ -89,43 +90,10 @@ class Step(NamedTuple):
 
     @property
     def joint(self) -> tuple[bool, ...]:
-        """For each operand whether it adds to the others, so that a constant belongs to the origin alone."""
+        """Whether each operand is a summand. A constant summand belongs to the origin of a triple alone."""
         return tuple(
             self.name in JOINTLY_LINEAR and not (self.name == "select_n" and j == 0) for j in range(len(self.invars))
         )
-
-
-class Cost(NamedTuple):
-    """Costs of one branch on one example; what all examples share is not counted.
-
-    Attributes:
-        once: Operations before the grid, first layer included; three times for a triple.
-        point: Operations at each grid point.
-        forward: Operations of one forward pass.
-        held: Values kept for the whole grid, to be multiplied by three on a plane.
-        late: Largest intermediate value at a point.
-        weights: Parameters kept laid out for the later layers.
-        parameters: All parameters.
-        reduction: Hidden values that the last product sums over.
-        live: Most values held at once in a forward pass.
-        convolves: Whether a convolution is left for the grid points.
-    """
-
-    once: int
-    point: int
-    forward: int
-    held: int
-    late: int
-    weights: int
-    parameters: int
-    reduction: int
-    live: int
-    convolves: bool
-
-    @property
-    def late_share(self) -> float:
-        """Share of a forward pass that is left for the grid points."""
-        return (self.point - 2 * self.held) / max(self.forward, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +106,7 @@ class StagedBranch:
         prefix: Steps whose outputs are known before the grid point: constant or affine.
         nonlinear: The other steps, which run at every grid point.
         residuals: What `nonlinear` reads of the prefix.
-        weights: Parameters that only serve as weight of a product with the examples. They can be laid out beforehand.
+        weights: Parameters used only as the weight of a product with the examples; they can be laid out beforehand.
         cost: Operations and values of one branch on one example.
     """
 
@@ -161,7 +129,7 @@ class StagedBranch:
 
 
 def analyse(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1, batched: bool = False) -> StagedBranch:
-    """Find the stages of a branch.
+    """Divide a branch into its affine prefix and its nonlinear rest.
 
     Args:
         closed: The branch on one example, flat; inputs are the leaves of the parameters, then x.
@@ -177,14 +145,14 @@ def analyse(closed: jcore.ClosedJaxpr, inference: bool = False, inputs: int = 1,
     steps.append(Step(None, (output,), (OUTPUTS,), axes, NONLINEAR, None, whole, (not whole and not batched,)))
     nonlinear, residuals = [], []
     for i, step in enumerate(steps):
-        if step.stage == NONLINEAR:
+        if step.degree == NONLINEAR:
             known = [Residual(i, j) if _known(step, j, facts) else v for j, v in enumerate(step.invars)]
             residuals += [v for v in known if isinstance(v, Residual)]
             nonlinear.append(step._replace(invars=tuple(known)))
     return StagedBranch(
         closed,
         tuple(steps),
-        tuple(step for step in steps if step.stage != NONLINEAR),
+        tuple(step for step in steps if step.degree != NONLINEAR),
         tuple(nonlinear),
         tuple(residuals),
         _weights(jaxpr, params, steps, facts),
@@ -199,7 +167,7 @@ def varies(closed: jcore.ClosedJaxpr, inputs: int) -> bool:
 
 
 def _summed(jaxpr: jcore.Jaxpr) -> frozenset[Any]:
-    """Variables from which the output follows linearly, and only once: they are held summed over branches."""
+    """Variables that are used once, and linearly, on the way to the output: only their sum over branches is held."""
     atoms = [v for e in jaxpr.eqns for v in e.invars] + [jaxpr.outvars[0]]
     uses = Counter(filter(is_variable, atoms))
     once = {v for e in jaxpr.eqns for v in e.outvars if uses[v] == 1}
@@ -211,32 +179,46 @@ def _summed(jaxpr: jcore.Jaxpr) -> frozenset[Any]:
 
 
 def _facts(jaxpr: jcore.Jaxpr, summed: frozenset[Any], inputs: int, batched: bool = False) -> dict[Any, Fact]:
-    """The axes and the stage of every variable."""
+    """The axes and the degree of every variable."""
 
     def rule(e: Equation, operands: list[Fact]) -> list[Fact]:
-        axes, stage = batch_rules.union([f.axes for f in operands]), _stage(e, [f.stage for f in operands])
-        return [Fact(axes._replace(branch=axes.branch and v not in summed), stage) for v in e.outvars]
+        axes, degree = batch_rules.union([f.axes for f in operands]), _degree(e, [f.degree for f in operands])
+        return [Fact(axes._replace(branch=axes.branch and v not in summed), degree) for v in e.outvars]
 
     facts: dict[Any, Fact] = {v: Fact() for v in jaxpr.constvars}
-    facts |= {v: Fact(Axes(branch=not batched), AFFINE) for v in jaxpr.invars[:-inputs]}
+    moved = jaxpr.invars[:-inputs]
+    facts |= {v: Fact(Axes(branch=not batched), AFFINE if is_moved(v) else CONSTANT) for v in moved}
     facts |= {v: Fact(Axes(example=not batched)) for v in jaxpr.invars[-inputs:]}
     return interpret(jaxpr.eqns, facts, rule, _literal)
+
+
+def is_moved(variable: Any) -> bool:
+    """Whether a plane moves a parameter: counters and random keys are the same everywhere."""
+    return bool(jnp.issubdtype(_aval(variable).dtype, jnp.floating))
 
 
 def _literal(_: jcore.Literal) -> Fact:
     return Fact()
 
 
-def _stage(e: Equation, stages: list[int]) -> int:
-    """The stage of an equation's outputs, from those of its operands."""
-    name, top = e.primitive.name, max(stages, default=CONSTANT)
+def _degree(e: Equation, degrees: list[int]) -> int:
+    """The degree of an equation's outputs, from those of its operands."""
+    name, top = e.primitive.name, max(degrees, default=CONSTANT)
     if top != AFFINE:
         return top
     floating = all(jnp.issubdtype(_aval(v).dtype, jnp.floating) for v in e.outvars)
-    first_only = all(s == CONSTANT for s in stages[1:])
-    joint = name in JOINTLY_LINEAR and not (name == "select_n" and stages[0] != CONSTANT)
-    linear = (name in LINEAR and first_only) or (name in BILINEAR and stages.count(AFFINE) == 1) or joint
+    first_only = all(s == CONSTANT for s in degrees[1:])
+    if name == "convert_element_type" and floating and _rounds(e):
+        return NONLINEAR  # what is rounded is w(a, b), not its parts
+    joint = name in JOINTLY_LINEAR and not (name == "select_n" and degrees[0] != CONSTANT)
+    linear = (name in LINEAR and first_only) or (name in BILINEAR and degrees.count(AFFINE) == 1) or joint
     return AFFINE if linear and floating else NONLINEAR
+
+
+def _rounds(e: Equation) -> bool:
+    """Whether a cast goes to a coarser type."""
+    before, after = (_aval(v).dtype for v in (e.invars[0], e.outvars[0]))
+    return not jnp.issubdtype(before, jnp.floating) or bool(jnp.finfo(after).eps > jnp.finfo(before).eps)
 
 
 def _step(e: Equation, facts: dict[Any, Fact], summed: frozenset[Any], inference: bool) -> Step:
@@ -249,13 +231,13 @@ def _step(e: Equation, facts: dict[Any, Fact], summed: frozenset[Any], inference
     # A literal summand of the outputs counts once for each branch, like any other.
     sums = tuple(whole and name in MOVERS and not (is_variable(v) and v in summed) for v in e.invars)
     clips = inference and name == "max" and not all(map(is_variable, e.invars))
-    return Step(e, tuple(e.invars), tuple(e.outvars), axes, facts[e.outvars[0]].stage, plan, whole, sums, clips)
+    return Step(e, tuple(e.invars), tuple(e.outvars), axes, facts[e.outvars[0]].degree, plan, whole, sums, clips)
 
 
 def _known(step: Step, j: int, facts: dict[Any, Fact]) -> bool:
     """Whether an operand of a nonlinear step is prepared before the grid point."""
     atom = step.invars[j]
-    return facts[atom].stage != NONLINEAR if is_variable(atom) else step.sums[j]
+    return facts[atom].degree != NONLINEAR if is_variable(atom) else step.sums[j]
 
 
 def _weights(
@@ -265,7 +247,7 @@ def _weights(
     uses = Counter(v for e in jaxpr.eqns for v in e.invars if is_variable(v))
     found = {}
     for step in steps:
-        if step.product and not step.product.folds and step.stage != NONLINEAR:
+        if step.product and not step.product.folds and step.degree != NONLINEAR:
             weight, other = step.invars[:: -1 if step.product.swap else 1]
             if is_variable(weight) and uses[weight] == 1 and read(facts, other, _literal).axes.example:
                 found[weight] = step.product
@@ -289,8 +271,8 @@ def _live(jaxpr: jcore.Jaxpr, facts: dict[Any, Fact]) -> int:
 
 def _cost(params: Sequence[Any], steps: Sequence[Step], residuals: Sequence[Residual], live: int) -> Cost:
     """Operations and values of one branch on one example."""
-    early, late = ([s for s in steps if (s.stage == NONLINEAR) == kind] for kind in (False, True))
-    once, thrice = (sum(map(_operations, (s for s in early if (s.stage == AFFINE) == kind))) for kind in (False, True))
+    early, late = ([s for s in steps if (s.degree == NONLINEAR) == kind] for kind in (False, True))
+    once, thrice = (sum(map(_operations, (s for s in early if (s.degree == AFFINE) == kind))) for kind in (False, True))
     point = sum(map(_operations, late))
     operands = [(steps[i].invars[j], steps[i].axes[j]) for i, j in residuals]
     kept = {v: axes for v, axes in operands if is_variable(v)}

@@ -17,14 +17,14 @@ from landscape.compiler.interpreter import Equation, as_function, interpret, rea
 
 
 class Axes(NamedTuple):
-    """Which axes an array has besides those of the traced program."""
+    """Batch axes of an array; the traced program has neither."""
 
     branch: bool = False
     example: bool = False
 
 
 def union(axes: Sequence[Axes]) -> Axes:
-    """Every axis that one of them has."""
+    """The axes that at least one of them has."""
     return Axes(any(a.branch for a in axes), any(a.example for a in axes))
 
 
@@ -54,7 +54,7 @@ def run(equation: Equation, values: Sequence[jax.Array], axes: Sequence[Axes]) -
 def _aligned(
     equation: Equation, values: Sequence[jax.Array], axes: Sequence[Axes]
 ) -> tuple[Sequence[jax.Array], Sequence[Axes]]:
-    """The operands of an equation of arrays of one shape, all with the same axes; other operands as they are.
+    """The operands of an elementwise equation with the same batch axes; those of other equations stay as they are.
 
     `vmap` then transposes none of them: with a bias, 8-8-8 takes a third of the time.
     """
@@ -72,7 +72,7 @@ def _shape(atom: Any) -> tuple[int, ...]:
 
 
 def _filling(values: Sequence[jax.Array], axes: Sequence[Axes]) -> Callable[[jax.Array, Axes], jax.Array]:
-    """The function that gives an array, with the axes it has, every axis that one of `values` has."""
+    """A function that broadcasts an array to every batch axis that one of `values` has."""
     both = union(axes)
     size_i = next((v.shape[0] for v, a in zip(values, axes, strict=True) if a.branch), 0)
     size_n = next((v.shape[-1] for v, a in zip(values, axes, strict=True) if a.example), 0)
@@ -115,7 +115,7 @@ class Product(NamedTuple):
 
 
 def product(equation: Equation, axes: Sequence[Axes], fold: bool = False) -> Product:
-    """Plan a `dot_general` of which at most one factor has the example axis.
+    """How to run a `dot_general` of which at most one factor has the example axis.
 
     Every axis gets a name: "I" branches, "n" examples, "b0" … the traced batch axes, "c0" … the contracted pairs,
     "left0" … and "right0" … what remains of either side.
@@ -127,22 +127,24 @@ def product(equation: Equation, axes: Sequence[Axes], fold: bool = False) -> Pro
     """
     pairs = zip(*equation.params["dimension_numbers"], strict=True)  # (contracted, batch) of either side
     sides = zip(("left", "right"), equation.invars, pairs, axes, strict=True)
-    named = [_names(side, v, of, batch, a) for side, v, (of, batch), a in sides]
+    left, right = (_names(side, v, of, batch, a) for side, v, (of, batch), a in sides)
     swap = axes[0].example and not axes[1].example
-    first, second = reversed(named) if swap else named
+    first, second = (right, left) if swap else (left, right)
+
     shared = [name for name in first if name in second]
     contracted = [name for name in shared if name[0] == "c" or (fold and name == "I")]
     batch = [name for name in shared if name not in contracted]
-    order = [*batch, *(name for name in first if name not in shared), *contracted]
-    numbers = (
-        (tuple(map(order.index, contracted)), tuple(map(second.index, contracted))),
-        (tuple(map(order.index, batch)), tuple(map(second.index, batch))),
+    kept_first, kept_second = ([name for name in side if name not in shared] for side in (first, second))
+    laid_out = [*batch, *kept_first, *contracted]
+    multiplied = [*batch, *kept_first, *kept_second]  # in this order `lax.dot_general` returns the axes
+    in_order = [name for name in dict.fromkeys(["I", *batch, *left, *right]) if name in multiplied]
+    restored = sorted(in_order, key="n".__eq__)  # the examples last
+
+    numbers = tuple(
+        (tuple(map(laid_out.index, names)), tuple(map(second.index, names))) for names in (contracted, batch)
     )
-    found = [*order[: len(order) - len(contracted)], *(name for name in second if name not in shared)]
-    free = [name for side in named for name in side if name in found and name not in ("I", "n") and name not in batch]
-    wanted = [*(["I"] * ("I" in found)), *(name for name in batch if name != "I"), *free, *(["n"] * ("n" in found))]
     options = {k: equation.params[k] for k in ("precision", "preferred_element_type")}
-    layout, restore = (tuple(map(names.index, to)) for names, to in ((first, order), (found, wanted)))
+    layout, restore = tuple(map(first.index, laid_out)), tuple(map(multiplied.index, restored))
     return Product(swap, layout, numbers, restore, fold, options)
 
 
@@ -175,7 +177,7 @@ def _scan(equation: Equation, values: Sequence[jax.Array], axes: Sequence[Axes])
 def _run_all(
     closed: jcore.ClosedJaxpr, values: Sequence[jax.Array], axes: Sequence[Axes]
 ) -> list[tuple[jax.Array, Axes]]:
-    """The outputs of a jaxpr for all branches and examples, with the axes that they have."""
+    """The outputs of a jaxpr for all branches and examples, with their batch axes."""
     jaxpr = closed.jaxpr
     env: dict[Any, Any] = {v: (jnp.asarray(c), Axes()) for v, c in zip(jaxpr.constvars, closed.consts, strict=True)}
     env |= dict(zip(jaxpr.invars, zip(values, axes, strict=True), strict=True))

@@ -1,4 +1,4 @@
-"""A traced function as one flat list of equations: nested calls entered, loops relieved of what can be hoisted."""
+"""A traced function as one flat list of equations: nested calls are entered, invariant work is hoisted out of loops."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ DERIVED = frozenset({"custom_jvp_call", "custom_vjp_call"})
 
 
 class How(NamedTuple):
-    """What is rewritten on the way.
+    """Which rewrites `flat` makes.
 
     Attributes:
         inference: Whether functions with a derivative of their own (`custom_jvp`, `custom_vjp`) are entered too. The
@@ -124,43 +124,49 @@ def _bound(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> 
 
 
 def _hoisted_scan(equation: Equation, inputs: Sequence[Any], how: How) -> list[Any]:
-    """A scan in which whatever does not depend on the carry is computed before it, for all steps at once."""
+    """A scan whose equations that do not depend on the carry run before it, for all steps at once.
+
+    `before` runs these equations for one step; `step` runs the others, with the values that `before` found for it.
+    """
     params = equation.params
     fixed, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
-    constants, start, steps = inputs[:fixed], inputs[fixed:carried], inputs[carried:]
-    inner = flat(params["jaxpr"], how)
-    jaxpr, consts = inner.jaxpr, inner.consts
-    early, rest = _apart(jaxpr, jaxpr.invars[fixed:carried])
-    needed = {v for e in rest for v in e.invars if is_variable(v)} | {v for v in jaxpr.outvars if is_variable(v)}
-    hoisted = [v for e in early for v in e.outvars if v in needed]  # in order: every trace must be the same
-    if not hoisted or not steps:
-        hoisted, early, rest = [], [], jaxpr.eqns
-    unknown = [None] * len(start)
+    constants, start, xs_of_steps = inputs[:fixed], inputs[fixed:carried], inputs[carried:]
+    body = flat(params["jaxpr"], how)
+    jaxpr, consts = body.jaxpr, body.consts
+    early, rest, hoisted = _apart(jaxpr, jaxpr.invars[fixed:carried])
+    if not hoisted or not xs_of_steps:
+        early, rest, hoisted = [], jaxpr.eqns, []
 
     def before(xs: Sequence[Any]) -> list[Any]:
-        env = interpret(early, _bound(jaxpr, consts, [*constants, *unknown, *xs]), _plainly)
+        no_carry = [None] * len(start)
+        env = interpret(early, _bound(jaxpr, consts, [*constants, *no_carry, *xs]), _plainly)
         return [env[v] for v in hoisted]
 
-    def step(carry: Sequence[Any], both: Any) -> tuple[Any, Any]:
-        xs, known = both
+    def step(carry: Sequence[Any], inputs: Any) -> tuple[Any, Any]:
+        xs, known = inputs
         env = _bound(jaxpr, consts, [*constants, *carry, *xs]) | dict(zip(hoisted, known, strict=True))
         interpret(rest, env, _plainly)
         outs = [read(env, v) for v in jaxpr.outvars]
         return outs[: len(carry)], outs[len(carry) :]
 
-    known = jax.vmap(before)(steps) if hoisted else []
-    last, stacked = lax.scan(step, list(start), (steps, known), length=params["length"], reverse=params["reverse"])
+    known = jax.vmap(before)(xs_of_steps) if hoisted else []
+    length, reverse = params["length"], params["reverse"]
+    last, stacked = lax.scan(step, list(start), (xs_of_steps, known), length=length, reverse=reverse)
     return [*last, *stacked]
 
 
-def _apart(jaxpr: jcore.Jaxpr, carry: Sequence[Any]) -> tuple[list[Equation], list[Equation]]:
-    """The equations that do not depend on the carry, and those that do."""
+def _apart(jaxpr: jcore.Jaxpr, carry: Sequence[Any]) -> tuple[list[Equation], list[Equation], list[Any]]:
+    """The equations that do not depend on the carry, those that do, and what the second kind reads of the first.
+
+    The variables come in the order of the equations: two traces of one function must be the same.
+    """
     moving, early, rest = set(carry), [], []
     for e in jaxpr.eqns:
         depends = any(is_variable(v) and v in moving for v in e.invars)
         moving |= set(e.outvars) if depends else set()
         (rest if depends else early).append(e)
-    return early, rest
+    needed = {v for v in [*(v for e in rest for v in e.invars), *jaxpr.outvars] if is_variable(v)}
+    return early, rest, [v for e in early for v in e.outvars if v in needed]
 
 
 def _plainly(equation: Equation, values: list[Any]) -> list[Any]:

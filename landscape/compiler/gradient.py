@@ -1,9 +1,9 @@
 """The sum of all branches of one kind and its gradient, in two passes over chunks of branches (§2).
 
-The outputs come first; then, from the slope of the loss in them, every chunk's gradient, written in place. Memory is
-the parameters, their gradient and one chunk, whatever the number of branches. Between the passes only the residuals
-are kept, the values at which the affine prefix ends: the first layer, nearly all of the arithmetic. They are kept only
-where they are few beside the parameters; all else is computed a second time.
+The first pass computes the outputs, the second the gradient of every chunk, written in place. Memory holds the
+parameters, their gradient and one chunk, whatever the number of branches. Between the passes only residuals are kept,
+the results of the first layer and of nearly all the arithmetic, and only if they are small compared with the
+parameters. All other values are computed a second time.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ from landscape.compiler.analysis import StagedBranch
 Params = Any
 
 KEPT = 0.125
-"""The first layer's values are kept where they are no more than this share of the parameters."""
+"""Residuals are kept between the passes if their bytes are at most this share of the parameters'."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -59,7 +59,7 @@ def _outputs(branch: StagedBranch, chunk: int, params: Params, x: Any, keep: lis
 
 
 def _second_pass(branch: StagedBranch, chunk: int, known: Any, slope: jax.Array) -> tuple[Params, Any]:
-    """The gradients in params and x, from that in the outputs."""
+    """Gradients with respect to params and x, from the gradient with respect to the outputs."""
     params, x, kept = known
     keep = _worth_keeping(branch, chunk, params, x)
 
@@ -82,7 +82,7 @@ def _second_pass(branch: StagedBranch, chunk: int, known: Any, slope: jax.Array)
 
 
 def _slope(x: jax.Array) -> Any:
-    """A gradient in one input; that of whole numbers in JAX's type for it."""
+    """The gradient of one input; for integers in the type that JAX requires."""
     return x if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
 
 
@@ -90,7 +90,7 @@ sum_of_branches.defvjp(_first_pass, _second_pass)
 
 
 def _worth_keeping(branch: StagedBranch, chunk: int, params: Params, x: Any) -> list[int]:
-    """Which residuals are kept between the passes: those with examples, if they are few beside the parameters."""
+    """Indices of the residuals kept between the passes: those of the examples, if they are small (see `KEPT`)."""
     if branch.affine:
         return []
     found = [k for k, r in enumerate(branch.residuals) if branch.axes(r).example]

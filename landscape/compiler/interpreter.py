@@ -1,4 +1,4 @@
-"""A jaxpr run equation by equation, by a rule of one's own."""
+"""An interpreter of jaxprs: it runs the equations in order by a given rule."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def interpret(
     rule: Callable[[Any, list[Any]], Sequence[Any]],
     constant: Callable[[jcore.Literal], Any] = lambda literal: literal.val,
 ) -> Env:
-    """Run equations in order; returns `env`, which then holds their outputs too.
+    """Run equations in order and return `env` with their outputs added.
 
     Args:
         equations: Equations of a jaxpr, or records with the same `invars` and `outvars`.
@@ -47,7 +47,7 @@ def is_variable(atom: Any) -> bool:
 
 
 def as_function(equation: Equation) -> Callable[..., list[Any]]:
-    """One equation as a function of all its operands, literals included; its own derivative rule stays."""
+    """One equation as a function of all its operands, literals included. It keeps its own derivative rule."""
     alone = jax.make_jaxpr(lambda *xs: list(xs))(*(v.aval for v in equation.invars)).jaxpr
     renamed = equation.replace(invars=list(alone.invars))
     alone = alone.replace(outvars=list(equation.outvars), eqns=[renamed])

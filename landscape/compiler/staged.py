@@ -21,7 +21,7 @@ from jax.extend import core as jcore
 
 from landscape.arrays import trees
 from landscape.compiler import batch_rules, flatten
-from landscape.compiler.analysis import OUTPUTS, Residual, StagedBranch, Step, analyse, varies
+from landscape.compiler.analysis import OUTPUTS, Residual, StagedBranch, Step, analyse, is_moved, varies
 from landscape.compiler.batch_rules import Axes
 from landscape.compiler.interpreter import interpret, read
 from landscape.networks import MultiBranch, Network, as_written, one_example
@@ -69,7 +69,7 @@ def outputs_of(branches: Sequence[StagedBranch]) -> jax.ShapeDtypeStruct:
 
 def hashes(network: MultiBranch, params: Tree, example: Any) -> list[str]:
     """What every kind of branch computes, as hashes of the traces that `stage` uses."""
-    return list(map(flatten.closed_hash, _traces(network, params, example)))
+    return list(map(flatten.closed_hash, traces(network, params, example)))
 
 
 def rounding(network: MultiBranch, params: Tree, example: Any) -> Any:
@@ -80,11 +80,18 @@ def rounding(network: MultiBranch, params: Tree, example: Any) -> Any:
         params: Its parameters [I, ...], or their shapes.
         example: One example, or its shapes and types.
     """
-    found = map(flatten.coarsest, _traces(network, params, example))
+    found = map(flatten.coarsest, traces(network, params, example))
     return max(found, key=lambda dtype: float(jnp.finfo(dtype).eps))
 
 
-def _traces(network: MultiBranch, params: Tree, example: Any) -> list[jcore.ClosedJaxpr]:
+def traces(network: MultiBranch, params: Tree, example: Any) -> list[jcore.ClosedJaxpr]:
+    """Every kind of branch of a network on one example, as `jax.make_jaxpr` gives it: params, x [...] -> outputs [C].
+
+    Args:
+        network: The network.
+        params: Its parameters [I, ...], or their shapes.
+        example: One example, or its shape and type.
+    """
     of = trees.Signature.of(example)
     return [_traced(branch, _one(w), of, *_context()) for branch, w in network.groups(params)]
 
@@ -163,7 +170,8 @@ def precompute(branch: StagedBranch, params: Sequence[Tree], x: Any, prelaid: bo
         prelaid: Whether the trees come from `lay_out`.
     """
     jaxpr, count = branch.closed.jaxpr, jax.tree.leaves(params[0])[0].shape[0]
-    leaves = zip(*map(jax.tree.leaves, params), strict=True)
+    pairs = zip(jaxpr.invars, zip(*map(jax.tree.leaves, params), strict=True), strict=False)
+    leaves = [parts if is_moved(v) else parts[:1] for v, parts in pairs]
     env: dict[Any, Parts] = dict(zip(jaxpr.invars, [*leaves, *((t,) for t in jax.tree.leaves(x))], strict=True))
     env |= {v: (jnp.asarray(c),) for v, c in zip(jaxpr.constvars, branch.closed.consts, strict=True)}
 
@@ -233,7 +241,7 @@ def _run(step: Step, values: list[jax.Array], count: int) -> list[jax.Array]:
 
 
 def _rectified(value: jax.Array, least: jax.Array) -> jax.Array:
-    """max(value, least), nan for nan, as CPUs compute it faster than XLA's maximum; not to be differentiated."""
+    """max(value, least), nan for nan. On CPUs it is faster than XLA's maximum, but it must not be differentiated."""
     return jnp.where(value < least, least, value)
 
 
@@ -246,5 +254,5 @@ def _one_part(atom: jcore.Literal) -> Parts:
 
 
 def _total(value: jax.Array, axes: Axes, count: int) -> jax.Array:
-    """Σ over branches of a value that each of the `count` branches has, or that all of them share."""
+    """Σ over the `count` branches of a value, which may be the same for all of them."""
     return value.sum(0) if axes.branch else count * value

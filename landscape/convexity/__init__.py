@@ -15,7 +15,7 @@ Stated behaviour: cells that are not finite are unknown, and nothing is counted 
 or flat surface measures 0 with one minimum; a 2 x 2 grid has no interior and measures 0.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +34,7 @@ from landscape.convexity.envelope import (
 )
 from landscape.convexity.persistence import persistences
 from landscape.evaluation import profiles
+from landscape.evaluation.moments import jackknife
 
 if TYPE_CHECKING:
     from landscape.surfaces import Surface
@@ -63,6 +64,9 @@ class Report(NamedTuple):
         midpoint_mean_error_loss: `midpoint_mean_error` in loss units.
         persistence_loss: `persistence` in loss units.
         resolution: Differences up to this are rounding and count as 0, in loss units.
+        standard_errors: Standard error of each number above by name, from leaving out one group of examples after the
+            other; "barriers" has as many as there are edges. None where the surface does not carry `left_out`. Those of
+            `env_max`, a largest value, and of `minima` are rough.
         triangle: The same on the grid points of the triangle of the solutions; None without three solutions, or where
             fewer than three grid points that are not on one line lie inside.
     """
@@ -82,12 +86,15 @@ class Report(NamedTuple):
     midpoint_mean_error_loss: float
     persistence_loss: float
     resolution: float
+    standard_errors: Mapping[str, Any] | None = None
     triangle: "Report | None" = None
 
     def __repr__(self) -> str:
         barriers = " ".join(f"{b:.3g}" for b in self.barriers)
+        known = "" if self.standard_errors is None else f" ± {self.standard_errors['env_max_loss']:.1g}"
         return (
-            f"Report(env_max={self.env_max:.3g} [{self.env_max_loss:.3g} in loss units], env_mean={self.env_mean:.3g}, "
+            f"Report(env_max={self.env_max:.3g} [{self.env_max_loss:.3g}{known} in loss units], "
+            f"env_mean={self.env_mean:.3g}, "
             f"midpoint_mean={self.midpoint_mean:.3g} ± {self.midpoint_mean_error:.1g}, "
             f"curvature_negative_share={self.curvature_negative_share:.3g}, minima={self.minima}, "
             f"persistence={self.persistence:.3g}, barriers=[{barriers}])"
@@ -122,31 +129,64 @@ def report(
     >>> round(saddle.env_max, 9), round(saddle.env_mean, 2), round(saddle.curvature_negative_share, 2), saddle.minima
     (0.5, 0.33, 0.5, 2)
     """
-    whole = _samples(surface, surface.risk if layer is None else surface.layers[layer], resolution)
+    values = surface.risk if layer is None else surface.layers[layer]
+    edges = known_barriers(surface, layer) if barriers is None else barriers
+    found = _measured(surface, values, edges, threshold, resolution)
+    if surface.left_out is None or layer is not None:
+        return found
+    known = surface.metadata
+    part = known.get("examples", 0) / known["examples_available"] if known.get("examples_available") else 0.0
+    without = [_measured(surface, f, None, threshold, resolution) for f in surface.left_out]
+    return _with_errors(found, without, max(0.0, 1 - part) ** 0.5)
+
+
+def _measured(
+    surface: "Surface", values: np.ndarray, barriers: np.ndarray | None, threshold: float, resolution: float | None
+) -> Report:
+    """The report on values [A, B] of a surface's grid; barriers are interpolated when None."""
+    whole = _samples(surface, values, resolution)
     corner = np.array([[surface.grid.a[0], surface.grid.b[0]]], float)
     anchors = np.asarray(surface.anchors, float).reshape(-1, 2) - corner
-    if not spans(whole):
+    if not spans(whole.known):
         raise ValueError(
             f"A surface needs at least three finite samples that are not on one line; {np.isfinite(whole.f).sum()} of "
             f"{whole.f.size} are finite here.\n  Evaluate it on a smaller extent, or find out where the loss overflows."
         )
     whole, hull = _with_envelope(whole)
     if barriers is None:
-        barriers = known_barriers(surface, layer)
-    if barriers is None:
         barriers = np.array([_interpolated_barrier(whole, hull, *ends) for ends in combinations(anchors, 2)])
     edges = np.asarray(barriers, float)
     inside = within(whole, anchors) if len(anchors) == 3 else None
     part = None
-    if inside is not None and spans(inside):
+    if inside is not None and spans(inside.known):
         part = _measure(*_with_envelope(inside), threshold, edges, None)
     return _measure(whole, hull, threshold, edges, part)
 
 
+def _with_errors(found: Report, without: Sequence[Report], factor: float) -> Report:
+    """A report with the jackknife's standard errors, from the reports without each group of examples.
+
+    Args:
+        found: The report on all examples that were taken.
+        without: G reports.
+        factor: The finite-population correction, 1 for the population behind the data.
+    """
+    names = [name for name in Report._fields if name not in ("standard_errors", "triangle")]
+    errors = {name: factor * jackknife([getattr(other, name) for other in without]) for name in names}
+    if found.triangle is None or any(other.triangle is None for other in without):
+        return found._replace(standard_errors=errors)
+    inner = _with_errors(found.triangle, [other.triangle for other in without if other.triangle is not None], factor)
+    return found._replace(standard_errors=errors, triangle=inner)
+
+
 def numbers(measured: Report) -> dict[str, float]:
     """A report as one flat dictionary; `barrier` is the largest of the edges', the triangle's names start with it."""
-    flat = {name: float(value) for name, value in measured._asdict().items() if name not in ("barriers", "triangle")}
+    known = measured._asdict()
+    flat = {name: float(known[name]) for name in known if name not in ("barriers", "standard_errors", "triangle")}
     flat["barrier"] = float(np.max(measured.barriers)) if len(measured.barriers) else float("nan")
+    for name, error in (measured.standard_errors or {}).items():
+        if name in flat and "error" not in name and name not in ("minima", "resolution"):
+            flat[f"{name}_standard_error"] = float(error)
     if measured.triangle is None:
         return flat
     inner = numbers(measured.triangle)
@@ -215,7 +255,7 @@ def _samples(surface: "Surface", values: Any, resolution: float | None) -> Sampl
 
 
 def _with_envelope(samples: Samples) -> tuple[Samples, Envelope]:
-    """The samples, with the error of the envelope in their resolution, and the envelope."""
+    """The envelope, and the samples with the envelope's error added to their resolution."""
     hull = envelope(samples.a, samples.b, samples.f)
     return samples._replace(resolution=samples.resolution + hull.error), hull
 
@@ -226,7 +266,7 @@ def _measure(samples: Samples, hull: Envelope, threshold: float, edges: np.ndarr
     lost = persistences(samples, max(threshold * spread, floor))
     middle, error = _midpoint_mean(samples, hull)
     in_loss = (float(gap.max()), float((gap * weights).sum() / weights.sum()), middle, error, float(lost.sum()))
-    unit = spread if spread > floor else 1.0  # below the floor all of them are 0
+    unit = spread if spread > floor else 1.0  # all gaps are below the floor
     env_max, env_mean, midpoint, midpoint_error, persistence = (value / unit for value in in_loss)
     return Report(
         *(env_max, env_mean, midpoint, midpoint_error, _curvature_negative_share(samples)),
@@ -246,8 +286,8 @@ def _interpolated_barrier(samples: Samples, hull: Envelope, p: np.ndarray, q: np
 def _midpoint_mean(samples: Samples, hull: Envelope) -> tuple[float, float]:
     """Mean violation at the midpoints of random pairs of samples, and its standard error.
 
-    The same random numbers are spent on the samples row by row and column by column: to exchange the axes changes
-    nothing.
+    The same random numbers are used with the samples row by row and column by column, so that exchanging the axes
+    changes nothing.
     """
     drawn = np.random.default_rng(0).random((2, PAIRS))
     index = np.arange(samples.f.size).reshape(samples.f.shape)

@@ -21,6 +21,11 @@ class Samples(NamedTuple):
     resolution: float
 
     @property
+    def known(self) -> np.ndarray:
+        """(a, b) of every sample, [P, 2]."""
+        return self.nodes[np.isfinite(self.f).ravel()]
+
+    @property
     def weights(self) -> np.ndarray:
         """Trapezoid weights [A, B], 0 where there is no sample."""
         side = [np.convolve(np.diff(x), [0.5, 0.5]) for x in (self.a, self.b)]
@@ -87,16 +92,24 @@ def rounding(values: np.ndarray) -> float:
     return max(share * largest, 2 * float(jnp.finfo(kind).smallest_subnormal))
 
 
-def spans(samples: Samples) -> bool:
-    """Whether the samples' points are not all on one line."""
-    points = samples.nodes[np.isfinite(samples.f).ravel()] / (np.ptp(samples.a), np.ptp(samples.b))
-    return len(points) >= 3 and int(np.linalg.matrix_rank(points[1:] - points[:1])) == 2
+def spans(points: np.ndarray) -> bool:
+    """Whether points [P, 2] are clearly not all on one line, so that their envelope has finite slopes.
+
+    >>> spans(np.array([[0.0, 1.0], [0.1, 1.1], [0.3, 1.3]])), spans(np.array([[0.0, 1.0], [1e-6, 1.0], [0.0, 2.0]]))
+    (False, True)
+    """
+    sides = np.ptp(points, axis=0) if len(points) else np.zeros(2)
+    if len(points) < 3 or not sides.all():
+        return False
+    unit = (points - points.mean(0)) / sides
+    largest, smallest = np.linalg.svd(unit, compute_uv=False)
+    return bool(smallest > 10 / STEEPEST * largest)
 
 
 def within(samples: Samples, corners: np.ndarray) -> Samples | None:
     """The samples inside a triangle, borders included; None where its corners are on one line."""
     sides = np.stack([corners[1] - corners[0], corners[2] - corners[0]], 1)
-    if np.linalg.matrix_rank(sides) < 2:
+    if not spans(corners):
         return None
     shares = np.linalg.solve(sides, (samples.nodes - corners[:1]).T)
     inside = (np.minimum(shares.min(0), 1 - shares.sum(0)) >= -SLACK).reshape(samples.f.shape)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from landscape.convexity.envelope import Samples, envelope_of, interpolate
+from landscape.convexity.envelope import Samples, envelope_of, interpolate, spans
 
 NEAREST, SEGMENTS = 3, 2_000
 """Segments from each minimum at most, and of all together where that leaves one each, which the bound needs."""
@@ -24,7 +24,7 @@ Merge = tuple[int, int, float]
 
 
 def persistences(samples: Samples, floor: float) -> np.ndarray:
-    """Persistences above `floor` of the minima but the lowest: of the components of the sublevel sets that end.
+    """Persistences above `floor` of all minima but the lowest.
 
     Args:
         samples: The surface.
@@ -45,7 +45,7 @@ def persistences(samples: Samples, floor: float) -> np.ndarray:
 
 
 def _merge(f: np.ndarray, links: np.ndarray, levels: np.ndarray) -> list[Merge]:
-    """(ended, older, level) for every merge: where two components meet, the one with the higher minimum ends."""
+    """(ended, older, level) of every merge. If two components meet, the one with the higher minimum ends."""
     order = np.argsort(levels, kind="stable")
     parent, merges, values = {}, [], f.tolist()
 
@@ -63,7 +63,7 @@ def _merge(f: np.ndarray, links: np.ndarray, levels: np.ndarray) -> list[Merge]:
 
 
 def _tree(links: np.ndarray, levels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The links of a minimum spanning tree (forest): the others join what is joined already."""
+    """The links of a minimum spanning forest; the other links join components that are joined already."""
     ranks = np.empty(len(levels))
     ranks[np.argsort(levels, kind="stable")] = np.arange(1, len(levels) + 1)
     graph = csr_matrix((ranks, (links[:, 0], links[:, 1])), shape=(size, size))
@@ -98,13 +98,12 @@ def _segments(samples: Samples, minima: np.ndarray, floor: float) -> list[Merge]
 
 
 def _height(samples: Samples, nodes: np.ndarray, gaps: np.ndarray, pair: np.ndarray) -> float:
-    """The highest value on the segment between two grid points; what is unknown does not rise above the envelope."""
+    """The highest value on the segment between two grid points; unknown samples are taken to lie on the envelope."""
     f = samples.f.ravel()
     t, corners = _corridor(samples, nodes[pair])
     known = corners[np.isfinite(f[corners])]
-    away = (nodes[known] - nodes[pair[:1]]) / (np.ptp(samples.a), np.ptp(samples.b))
-    if len(known) < len(corners) and np.linalg.matrix_rank(away) < 2:
-        return float(f[known].max())  # all that is known lies on the segment
+    if not spans(nodes[known]):
+        return float(f[known].max())  # all known samples lie on the segment
     points = (1 - t[:, None]) * nodes[pair[:1]] + t[:, None] * nodes[pair[1:]]
     hull = envelope_of(np.column_stack([nodes[known], f[known]]))
     gaps.ravel()[known] = hull.gap
@@ -114,7 +113,7 @@ def _height(samples: Samples, nodes: np.ndarray, gaps: np.ndarray, pair: np.ndar
 
 
 def _corridor(samples: Samples, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a segment crosses the grid lines, t in [0, 1], and the flat indices of the corners of its cells."""
+    """The t in [0, 1] at which a segment crosses grid lines, and the flat indices of its cells' corners."""
     (low, high), step = np.sort(ends, 0), ends[1] - ends[0]
     crossed = [np.array([0.0, 1.0])]
     for k, axis in enumerate((samples.a, samples.b)):

@@ -5,7 +5,7 @@ import json
 import os
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from landscape.arrays import on_disk
 from landscape.datasets import downloads
 from landscape.files import atomic
 
@@ -31,7 +32,8 @@ class Dataset:
     """Examples, labels and weights. As a pytree it is (x, y, weight); inside `jit` its values are not checked again.
 
     Attributes:
-        x: Examples [N, ...]; of several inputs a dictionary or a tuple of arrays. A `np.memmap` stays in its file.
+        x: Examples [N, ...]; of several inputs a dictionary or a tuple of arrays. A `np.memmap`, or an
+            array of h5py or zarr, stays in its file: training and evaluation read the rows that they need.
         y: Labels [N] (or targets [N, ...]).
         weight: Weight of each example [N], float32; 1 when None, 0 for padding.
         name: What `repr` and run directories call it.
@@ -53,7 +55,7 @@ class Dataset:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isprintable():
             raise ValueError(f"The name of a data set is one line of text; got {self.name!r}.")
-        x, y = _inputs(self.x), _as_array(self.y)
+        x, y = _inputs(self.x), self.y if isinstance(self.y, jax.Array) else np.asarray(self.y)
         ones = jnp.ones if isinstance(y, jax.Array) else np.ones
         weight = ones(y.shape[:1], np.float32) if self.weight is None else _as_array(self.weight).astype(np.float32)
         lengths = {leaf.shape[:1] for leaf in (*jax.tree.leaves(x), y, weight)}
@@ -71,12 +73,12 @@ class Dataset:
             raise ValueError("Weights must not be negative, and one at least must be positive.")
 
     def tree_flatten(self) -> tuple[tuple[Any, Array, Array], str]:
-        """(x, y, weight), and the name; the teacher is not carried along."""
-        return (self.x, self.y, self.weight), self.name
+        """Leaves (x, y, weight), and the name as static data; the teacher is dropped."""
+        return (on_disk.streamed(self.x), self.y, self.weight), self.name
 
     @classmethod
     def tree_unflatten(cls, name: str, children: tuple[Any, Any, Any]) -> "Dataset":
-        """The record again, without checks: JAX puts tracers and placeholders here."""
+        """Rebuild the record without checks, because JAX passes tracers and placeholders."""
         made = object.__new__(cls)
         for field, value in zip(("x", "y", "weight", "name", "teacher"), (*children, name, None), strict=True):
             object.__setattr__(made, field, value)
@@ -89,7 +91,7 @@ class Dataset:
 
     @cached_property
     def support(self) -> "Dataset":
-        """The examples of positive weight; the record itself where those are all.
+        """The examples of positive weight; the record itself if these are all.
 
         Weights are scaled by the power of two that brings the largest into [1, 2): a mean Σ w ℓ / Σ w keeps its bits,
         and neither overflows nor vanishes whatever the unit of the weights.
@@ -99,12 +101,15 @@ class Dataset:
         kept = np.flatnonzero(scaled)
         if np.array_equal(weight, scaled) and len(kept) == len(weight):
             return self
-        return replace(self.taken(kept), weight=scaled[kept], teacher=self.teacher)
+        x, y = (self.x, self.y) if len(kept) == len(weight) else (on_disk.chosen(self.x, kept), self.y[kept])
+        found = Dataset.tree_unflatten(self.name, (x, y, scaled[kept]))
+        object.__setattr__(found, "teacher", self.teacher)
+        return found
 
     def taken(self, which: Any) -> "Dataset":
-        """The examples at positions, or in a slice, of one or more."""
-        x, y, weight = jax.tree.map(lambda t: t[which], (self.x, self.y, self.weight))
-        return Dataset.tree_unflatten(self.name, (x, y, weight))
+        """The examples at positions, or in a slice, of one or more; those on disk are read."""
+        arrays = (self.x, self.y, self.weight)
+        return Dataset.tree_unflatten(self.name, jax.tree.map(lambda t: on_disk.rows(t, which), arrays))
 
     @property
     def example(self) -> Any:
@@ -240,7 +245,7 @@ def cifar10(
 
 
 def at_hand(name: str, root: Path | str | None = None) -> bool:
-    """Whether `mnist` or `cifar10` start no download: a folder is named, or the cache holds all files."""
+    """Whether `mnist` or `cifar10` need no download, because a folder is named or the cache holds all files."""
     source, folder = downloads.SOURCES[name], downloads.data_folder(root)
     kinds = zip(source.files, source.unpacked or source.files, strict=True)
     whole = all(any((folder / file.path).is_file() for file in kind) for kind in kinds)
@@ -248,7 +253,7 @@ def at_hand(name: str, root: Path | str | None = None) -> bool:
 
 
 def random_images(name: str, examples: int, key: jax.Array) -> Dataset:
-    """Gaussian numbers with random labels in the shape of `mnist` or `cifar10`, and so called: for trying things out.
+    """Gaussian numbers with random labels in the shape of `mnist` or `cifar10`, named as random, for trying things out.
 
     Args:
         name: "mnist" or "cifar10".
@@ -330,7 +335,7 @@ def _inputs(x: Any) -> Any:
 
 
 def _as_array(values: Any) -> Array:
-    return values if isinstance(values, jax.Array) else np.asarray(values)
+    return values if isinstance(values, jax.Array) or on_disk.stays(values) else np.asarray(values)
 
 
 def _shape(array: Any) -> str:
@@ -338,9 +343,6 @@ def _shape(array: Any) -> str:
 
 
 def _refuse_not_finite(name: str, array: Array) -> None:
-    """Smallest and largest value tell it without a mask of the array's size."""
-    if isinstance(array, Tracer) or array.size == 0:
-        return
-    held = np.asarray(array)
-    if not (np.isfinite(held.min()) and np.isfinite(held.max())):
-        raise ValueError(f"{name} holds values that are not finite: {int((~np.isfinite(held)).sum())} of {held.size}.")
+    wrong = 0 if isinstance(array, Tracer) else on_disk.not_finite(array)
+    if wrong:
+        raise ValueError(f"{name} holds values that are not finite: {wrong} of {int(np.prod(array.shape))}.")

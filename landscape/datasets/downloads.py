@@ -1,7 +1,7 @@
-"""The real data files: pinned sizes and checksums, where they are looked for, and their mirrors.
+"""Data files with pinned sizes and checksums, the places where they are looked for, and their mirrors.
 
-Looked for in this order: the folder that is given or named by LANDSCAPE_DATA, in torchvision's layout; the cache; the
-mirrors, which fill the cache. A file of another size or checksum is never used, nor is anything in its place.
+Files are looked for in this order: in the folder that is given or named by LANDSCAPE_DATA, in torchvision's layout; in
+the cache; on the mirrors, which fill the cache. A file of another size or checksum is never used.
 """
 
 import errno
@@ -210,7 +210,7 @@ def fetch(name: str, folder: Path | str | None = None, *, progress: bool = True)
 
 
 class _Resuming(NamedTuple):
-    """A downloader for pooch that keeps what arrived in `part` and asks a mirror for the rest only."""
+    """A downloader for pooch that keeps received bytes in `part` and asks a mirror only for the rest."""
 
     part: Path
     size: int
@@ -254,7 +254,7 @@ def _watched() -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """What a failed transfer came from, in a few words."""
+    """The cause of a failed transfer in a few words."""
     answer = getattr(error, "response", None)
     if answer is not None:
         return f"{answer.status_code} {answer.reason}"
@@ -264,7 +264,7 @@ def _reason(error: Exception) -> str:
 
 
 def _retrieve(url: str, pinned: Pinned, target: Path, download: Any) -> None:
-    """pooch.retrieve, which logs a line a file unless it is told not to."""
+    """Call pooch.retrieve without its log lines."""
     log = pooch.get_logger()
     level = log.level
     log.setLevel(level if download.progress else "WARNING")
@@ -329,7 +329,7 @@ def _size(path: Path) -> int:
 
 
 def _difference(root: Path, pinned: Pinned) -> str:
-    """What is wrong with a file; nothing when it is there with its size and checksum."""
+    """The fault of a file in words; empty if it exists with its size and checksum."""
     path = root / pinned.path
     if not path.is_file():
         return f"{pinned.path} is missing in {root} (wanted {pinned.size:,} bytes)"

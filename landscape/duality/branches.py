@@ -1,4 +1,4 @@
-"""What Theorem 1 needs of a branch: its compact set W, its regulariser h, its expected loss g; ready-made units."""
+"""The parts of a branch in Theorem 1: the compact set W, the regulariser h, the function f; ready-made units."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from landscape.duality.certified.frontiers import real_array, real_number
@@ -218,6 +219,18 @@ def chain(depth: int) -> Branch:
         return w[0] * value
 
     return branch
+
+
+def bisected(fits: Callable[[jax.Array], jax.Array], most: float, halvings: int) -> jax.Array:
+    """The largest t in [0, most] for which fits(t), found by bisection from below."""
+
+    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        fit = fits(middle)
+        return jnp.where(fit, middle, low), jnp.where(fit, high, middle)
+
+    return lax.fori_loop(0, halvings, halve, (jnp.zeros(()), jnp.full((), most)))[0]
 
 
 def as_function(branch: Branch | Network, size: int, example: jax.Array) -> Branch:

@@ -8,7 +8,6 @@ to D_conv, the same problem over the convex hull of one branch's image { (h(w), 
 Both are exact for a finite set of settings w; for all of W, D_conv is bounded from below by its own dual.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from landscape.networks import Network
 
 
 class Settings(NamedTuple):
-    """Branches to choose from: outputs f(w_m; x_n), [M, N], and h(w_m), [M], for labels and weights [N]."""
+    """Candidate settings w_m of a branch: outputs f(w_m; x_n), [M, N], and h(w_m), [M], with labels and weights [N]."""
 
     outputs: np.ndarray
     sizes: np.ndarray
@@ -146,26 +145,8 @@ def relaxation_on(
     return Interval(max(0.0, float(least[0]) - lam * K), above.hi)
 
 
-def enumerate_jointly(given: Settings, num_branches: int, K: float) -> float:
-    """P_I for I ≤ 2 by trying every choice: slow, exact, the oracle of the integer program.
-
-    Raises:
-        ValueError: More than two branches, or K infeasible.
-    """
-    if num_branches not in (1, 2):
-        raise ValueError(f"Joint enumeration is for one or two branches; got {num_branches}.")
-    best = np.inf
-    for choice in itertools.combinations_with_replacement(range(len(given.sizes)), num_branches):
-        if given.sizes[list(choice)].mean() <= K + 1e-12:
-            margins = given.y * given.outputs[list(choice)].mean(0) / given.tau
-            best = min(best, float(given.weight @ np.maximum(0.0, 1 - margins)))
-    if not np.isfinite(best):
-        raise ValueError(f"K = {K:.6g} is infeasible for these settings.")
-    return best
-
-
 def _relaxation(given: Settings, K: float) -> tuple[Interval, np.ndarray]:
-    """D_conv for the settings: the value of a mixture that meets the constraints, and of multipliers that do."""
+    """D_conv for the settings, bracketed by feasible multipliers and a feasible mixture; and the multipliers."""
     count, examples = given.outputs.shape
     cost = np.concatenate([np.zeros(count), given.weight])
     margins = np.hstack([-(given.y * given.outputs / given.tau).T, -np.eye(examples)])
@@ -189,7 +170,7 @@ def _relaxation(given: Settings, K: float) -> tuple[Interval, np.ndarray]:
 
 
 def _integer_program(given: Settings, num: int, K: float, seconds: float) -> tuple[Interval, np.ndarray]:
-    """P_I for the settings: how many of the I branches take each."""
+    """P_I for the settings, and the number of branches at each."""
     count, examples = given.outputs.shape
     cost = np.concatenate([np.zeros(count), given.weight])
     margins = sparse.hstack([(given.y * given.outputs / given.tau).T / num, sparse.eye(examples)])

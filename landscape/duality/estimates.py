@@ -17,18 +17,18 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from landscape.arrays import trees
-from landscape.duality.branches import as_function, regulariser
+from landscape.duality.branches import as_function, bisected, regulariser
 from landscape.duality.certified.frontiers import Frontier
 from landscape.duality.multi_branch import duality_gap
 from landscape.duality.risks import margin_loss, sample
 from landscape.networks import Network
 
 LIVE = 1e-9
-"""Gradients of g below this are those of a dead branch."""
+"""A branch is dead if its gradient of g is smaller than this."""
 
 
 class Estimate(NamedTuple):
-    """A number that is neither an upper nor a lower bound."""
+    """A number without a guarantee: neither an upper nor a lower bound."""
 
     value: float
     kind: str = "estimate"
@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
 
 
 class UpperBound(NamedTuple):
-    """A number that is certainly not below the true one, up to rounding."""
+    """An upper bound, up to rounding."""
 
     value: float
     kind: str = "upper bound"
@@ -83,7 +83,7 @@ class FrontierEstimate:
 
 
 class GapEstimate(NamedTuple):
-    """What can be said of the duality gap of large branches.
+    """Estimates and bounds of the duality gap of large branches.
 
     Attributes:
         primal: A feasible solution's value: an upper bound of inf P.
@@ -208,7 +208,7 @@ def _live_starts(
 
 
 def _descent(steps: int, learning_rate: float) -> Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array]:
-    """(objective, start) -> the best point that Adam sees."""
+    """A function (objective, start) -> the best point on Adam's path."""
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def run(objective: Callable[[jax.Array], jax.Array], w: jax.Array) -> jax.Array:
@@ -231,17 +231,9 @@ def _shrunk(size: Callable[[jax.Array], jax.Array], w: jax.Array, r: jax.Array) 
 
     The derivative of t is that of the root of h(t w) = r: −t ∇h / ⟨∇h, w⟩, put in by a step that is zero in value.
     """
-
-    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = ends
-        middle = (low + high) / 2
-        fits = size(middle * fixed) <= r
-        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
-
     fixed = lax.stop_gradient(w)
     inside = size(fixed) <= r
-    low, _ = lax.fori_loop(0, 40, halve, (jnp.zeros(()), jnp.ones(())))
-    t = jnp.where(inside, 1.0, low)
+    t = jnp.where(inside, 1.0, bisected(lambda t: size(t * fixed) <= r, 1.0, 40))
     rate = jnp.vdot(jax.grad(size)(t * fixed), fixed)
     reached = size(t * w)
     step = jnp.where(inside | (rate <= 0), 0.0, (reached - lax.stop_gradient(reached)) / jnp.where(rate > 0, rate, 1.0))

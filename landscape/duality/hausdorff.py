@@ -14,16 +14,19 @@ of side I, and the sum contains the same translates), and is never below R(∞),
 translate of the pieces allowed.
 """
 
+from functools import partial
 from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 
+from landscape.arrays.chunked import chunked_map
+
 POINTS_AT_A_TIME = 64
-"""Points of the face whose distances are computed together: bounds the memory."""
+"""Points of the face whose distances are computed together; it bounds the memory."""
 
 DEEPEST = 60
-"""Halvings of a parameter after which its interval is as small as floating point allows."""
+"""Largest number of halvings of a parameter; floating point allows no more."""
 
 
 class Piece(NamedTuple):
@@ -118,15 +121,15 @@ def split(boxes: Boxes, piece: Piece) -> Boxes:
     return Boxes(*(np.concatenate(parts) for parts in zip(*halves, strict=True)))
 
 
-def distances(y: np.ndarray, parts: list[Piece], p: float, slack: float, enough: np.ndarray) -> np.ndarray:
-    """Upper ends of the distances from points to the sum, within `slack` unless they fall to `enough`.
+def distances(y: np.ndarray, enough: np.ndarray, parts: list[Piece], p: float, slack: float) -> np.ndarray:
+    """Upper bounds of the distances from points to the sum, within `slack` unless they fall to `enough`.
 
     Args:
         y: Points [P, D].
+        enough: A point is finished once its distance is at most this [P].
         parts: Pieces of the sum.
         p: Exponent.
         slack: Wanted accuracy: the distance is at least the returned value minus this.
-        enough: Values from which on a point is left alone [P].
     """
     best = np.full(len(y), np.inf)
     open_boxes = [_start(y, piece) for piece in parts]
@@ -156,12 +159,8 @@ def farthest(parts: list[Piece], dimension: int, side: int, p: float, tolerance:
         radius = np.linalg.norm(cells - centre[:, None, :], axis=2).max(axis=1)
         limit = lo * (1.0 + tolerance)
         slack = 0.25 * tolerance * lo if lo else 0.05
-        blocks = range(0, len(cells), POINTS_AT_A_TIME)
-        near = [
-            distances(centre[i : i + POINTS_AT_A_TIME], parts, p, slack, limit - radius[i : i + POINTS_AT_A_TIME])
-            for i in blocks
-        ]
-        reach = np.concatenate(near)
+        near = partial(distances, parts=parts, p=p, slack=slack)
+        reach = chunked_map(near, POINTS_AT_A_TIME, centre, limit - radius)
         settled = reach <= limit - radius
         lo = max(lo, float((reach - slack)[~settled].max(initial=0.0)))
         bound = reach + radius

@@ -17,7 +17,7 @@ from landscape.duality.branches import Ball, Box, Product, Regulariser, chain, u
 from landscape.duality.certified.branch_frontier import frontier
 from landscape.duality.certified.divergence import Divergence, divergence
 from landscape.duality.certified.frontiers import EPSILON, Frontier, Interval, lower_hull, real_number
-from landscape.duality.certified.min_plus import share
+from landscape.duality.certified.min_plus import allocate
 from landscape.duality.risks import Quadrature, circle, sphere
 
 __all__ = [
@@ -92,7 +92,7 @@ class DualityGap(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """A frontier on the common grid: first budget, a model below v, one above it at the budgets, one above between."""
+    """A frontier on the common grid: first budget; models below v, above v at the budgets, above v between them."""
 
     first: float
     below: np.ndarray
@@ -137,34 +137,27 @@ def duality_gap(
     step, grids = _common_grid(kinds)
     exact = _budget(grids, counts, step, K)
     steps = float(round(exact)) if abs(exact - round(exact)) < 1e-9 else exact
-    total, fraction = int(steps), steps - int(steps)
+    below, at, above = ([getattr(grid, model) for grid in grids] for model in ("below", "at", "above"))
 
-    low_dual, _ = _dual([g.below for g in grids], counts, steps)
-    high_dual, slope = _dual([g.at for g in grids], counts, steps)
-    scale = max(float(np.abs(g.at).max()) for g in grids) + slope * steps / num
-    slack = float(8 * EPSILON * scale * (2 + np.log2(num)) + 2 * abs(exact - steps) * slope / num)
+    low, (high_dual, slope) = _optimum(below, below, counts, steps), _dual(at, counts, steps)
+    high = low if all(g.parallel for g in grids) else _optimum(at, above, counts, steps)
+    largest = max(float(np.abs(v).max()) for v in at) + slope * steps / num
+    rounding = float(8 * EPSILON * largest * (2 + np.log2(num)) + 2 * abs(exact - steps) * slope / num)
 
-    low_excess, low_shares = _excess([g.below for g in grids], [g.below for g in grids], counts, total, fraction)
-    high_excess, shares = low_excess, low_shares
-    if not all(g.parallel for g in grids):
-        high_excess, shares = _excess([g.at for g in grids], [g.above for g in grids], counts, total, fraction)
-    dual = Interval(low_dual - slack, high_dual + slack)
-    primal = Interval(max(low_dual + low_excess - slack, dual.lo), high_dual + high_excess + slack)
-    worst = max(kind.nonconvexity.hi for kind in kinds)
-    known = np.isfinite([*primal, *dual, worst]).all()
-    high = min(primal.hi - dual.lo, worst / num + slack) if known else np.inf
-    gap = Interval.not_negative(primal.lo - dual.hi if known else 0.0, high)
-    worst_delta = _delta(kinds, delta)
-    ratio = _ratio(gap, worst_delta, num)
+    dual = Interval(low.dual - rounding, high_dual + rounding)
+    primal = Interval(max(low.dual + low.excess - rounding, dual.lo), high_dual + high.excess + rounding)
+    gap = _gap(primal, dual, max(kind.nonconvexity.hi for kind in kinds) / num + rounding)
+    worst = _delta(kinds, delta)
+    ratio = _ratio(gap, worst, num)
     return DualityGap(
         primal=primal,
         dual=dual,
         gap=gap,
-        delta_worst=worst_delta,
+        delta_worst=worst,
         ratio=ratio,
         paper_ratio=Interval(ratio.lo / 2, ratio.hi / 2),
         multiplier=slope / step,
-        shares=_shares(shares, grids, step, fraction),
+        shares=_shares(high.shares, grids, step, steps - int(steps)),
         num_branches=num,
         K=float(K),
     )
@@ -201,13 +194,13 @@ def _kinds(
 
 
 def _common_grid(kinds: list[Frontier]) -> tuple[float, list[_Kind]]:
-    """The finest of the steps, and every frontier's bounds on budgets first + k·step."""
+    """The smallest step, and the bounds of every frontier at budgets first + k·step."""
     step = min(kind.step for kind in kinds)
     return step, [_regrid(kind, step) for kind in kinds]
 
 
 def _regrid(kind: Frontier, step: float) -> _Kind:
-    """Bounds on another grid; what linear interpolation loses between its points is added to them."""
+    """Bounds on another grid, widened by the error of linear interpolation between its points."""
     first, last = kind.budgets[[0, -1]]
     if abs(kind.step / step - 1) < 1e-9:
         return _Kind(float(first), kind.lower, kind.upper_at_budgets, kind.upper)
@@ -220,7 +213,7 @@ def _regrid(kind: Frontier, step: float) -> _Kind:
 
 
 def _budget(grids: list[_Kind], counts: list[int], step: float, K: float) -> float:
-    """Grid steps to divide, above the smallest budgets; at most what all branches can use."""
+    """Number of grid steps to divide above the smallest budgets, at most the branches' capacity."""
     num, least = sum(counts), float(np.dot(counts, [g.first for g in grids]))
     if not np.isfinite(K) and not K > 0:
         raise ValueError(f"K must be a number, the bound on the mean of the branches' h; got {K}.")
@@ -251,20 +244,38 @@ def _dual(values: list[np.ndarray], counts: list[int], steps: float) -> tuple[fl
     return float((start + np.dot(used, slope)) / sum(counts)), at_margin
 
 
-def _excess(
-    at: list[np.ndarray], between: list[np.ndarray], counts: list[int], total: int, fraction: float
-) -> tuple[float, dict[tuple[int, int, bool], int]]:
-    """inf P − sup D of a piecewise linear model, summed as v(r) − (the line with slope −λ* below v), for accuracy."""
-    _, slope = _dual(at, counts, total + fraction)
-    tilted = [v + slope * np.arange(len(v)) for v in at]
-    floors = [c.min() for c in tilted]
-    plain = [np.maximum(c - f, 0.0) for c, f in zip(tilted, floors, strict=True)]
-    shifted = []
-    for v, f in zip(between, floors, strict=True):
-        c = v + slope * np.arange(len(v)) - f
+class _Optimum(NamedTuple):
+    """sup D and inf P − sup D of a piecewise linear model; the primal solution as {(kind, step, shifted): branches}."""
+
+    dual: float
+    excess: float
+    shares: dict[tuple[int, int, bool], int]
+
+
+def _optimum(at: list[np.ndarray], between: list[np.ndarray], counts: list[int], steps: float) -> _Optimum:
+    """Optima of the model with values `at` at the grid budgets and `between` for a branch between two of them.
+
+    inf P − sup D is the least Σ_i (v_i(r_i) − l_i(r_i)) / I. The lines l_i of slope −λ* support v_i from below, so that
+    every term is at least 0 and no digits cancel.
+    """
+    total, fraction = int(steps), steps - int(steps)
+    dual, slope = _dual(at, counts, steps)
+    plain, shifted = [], []
+    for v, w in zip(at, between, strict=True):
+        tilt = slope * np.arange(len(v))
+        lowest = (v + tilt).min()
+        plain.append(np.maximum(v + tilt - lowest, 0.0))
+        c = w + tilt - lowest
         shifted.append((1 - fraction) * c[:-1] + fraction * c[1:])
-    found = share(plain, shifted, counts, total, fraction)
-    return found.cost / sum(counts), found.shares
+    found = allocate(plain, shifted, counts, total, fraction)
+    return _Optimum(dual, found.cost / sum(counts), found.shares)
+
+
+def _gap(primal: Interval, dual: Interval, most: float) -> Interval:
+    """inf P − sup D, between 0 and `most` in any case; [0, ∞] where a bound is not finite."""
+    if not np.isfinite([*primal, *dual, most]).all():
+        return Interval.not_negative(0.0, np.inf)
+    return Interval.not_negative(primal.lo - dual.hi, min(primal.hi - dual.lo, most))
 
 
 def _shares(

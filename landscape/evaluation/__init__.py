@@ -14,11 +14,12 @@ from jax import lax
 from landscape import __version__
 from landscape.arrays import trees
 from landscape.evaluation import checks, cost_model, pointwise, sharded
+from landscape.evaluation.example_layout import ORDER_SEED
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.files.progress import Bar
 from landscape.losses import Loss
-from landscape.planes import Plane, check_solutions
+from landscape.planes import Plane, check_solutions, of_read
 from landscape.planes.grids import Grid, checked, grid_around
 from landscape.problem import Problem, refuse_mixing
 from landscape.surfaces import Provenance, Surface, check_names
@@ -36,6 +37,7 @@ def evaluate(
     devices: Sequence[Any] | None = None,
     branch_devices: int | None = None,
     route: str | None = None,
+    tolerance: float | str | None = None,
     directory: Path | str | None = None,
     progress: bool | Bar = True,
     check_stop: Callable[[], None] = lambda: None,
@@ -47,7 +49,7 @@ def evaluate(
 
     Args:
         problem: A `Problem`, or a pure function risk(params) -> scalar or dict of scalars ("risk" or its first entry is
-            drawn, the others become layers).
+            drawn, the others become layers). Leaves of the plane that it does not read are taken out of it, and named.
         plane: The plane.
         grid: The points; `grid_around(plane)` when None. A ≠ B is allowed.
         layers: Further losses by name, evaluated in the same pass (for a `Problem`).
@@ -59,17 +61,22 @@ def evaluate(
             None as few as the memory asks for.
         route: "lanes", all branches and examples side by side behind a first layer that is computed once, or "direct",
             the forward pass as its author wrote it; chosen by the cost model when None.
+        tolerance: Stop as soon as the largest standard error of the surface is this small, in loss units or as a share
+            of the surface's range ("1%"). The examples of a `Problem` are then taken in a fixed random order, and the
+            errors are those of the mean over all of its data. Without it all examples are taken, and the errors are
+            those of the mean over the population that they were drawn from.
         directory: Where finished blocks are kept, so that the same call continues an interrupted one.
         progress: True for a bar, False for silence, or a bar already open.
         check_stop: Called whenever a block is on disk; may raise to interrupt.
 
     Returns:
-        The surface, with its self-checks in `metadata["checks"]`.
+        The surface, with its self-checks in `metadata["checks"]`; that of a `Problem` with its standard errors.
 
     Raises:
         ValueError: Parameters that do not fit the problem or are not finite, outputs for one example that depend on the
             others of its batch, names that `surfaces.check_names` refuses, a grid that does not increase, a surface
-            that does not fit the memory, or a function that is not deterministic or returns no scalars.
+            that does not fit the memory, a function that is not deterministic or returns no scalars, or a tolerance
+            that is no positive number or share, or was given with a function.
     """
     execution = Execution(
         precision=precision,
@@ -77,11 +84,16 @@ def evaluate(
         tile=tile,
         branch_shards=branch_devices,
         route=route,
+        tolerance=tolerance,
         directory=Path(directory) if directory else None,
         progress=progress,
         check_stop=check_stop,
     )
-    execution = replace(execution, devices=tuple(devices)) if devices else execution
+    if devices:
+        execution = replace(execution, devices=tuple(devices))
+    if not isinstance(problem, Problem):
+        check_solutions(plane.origin, plane.u, plane.v)
+        plane = of_read(problem, plane, rebuild=grid is None)
     return surface_on(problem, plane, grid_around(plane) if grid is None else grid, execution, layers)
 
 
@@ -95,6 +107,10 @@ def surface_on(
     """`evaluate`, with everything that concerns the run in one record; arguments and errors are those of `evaluate`."""
     if isinstance(problem, Problem):
         return evaluate_stack(problem, [plane], [grid], execution, layers)[0]
+    if execution.tolerance is not None:
+        raise ValueError(
+            "A tolerance is for the mean over examples of a Problem; a function risk(params) has no examples."
+        )
     check_solutions(plane.origin, plane.u, plane.v)
     return _of_function(problem, plane, checked(grid), execution)
 
@@ -135,7 +151,7 @@ def evaluate_stack(
         direct = sharded.plan_for(counted, planes[0], grids[0], execution).route.name == "direct"
         refuse_mixing(problem.network, planes[0].origin, counted.data.x, in_pairs=direct)
     sums = sharded.stack_means(counted, planes, grids, list(losses.values()), execution)
-    checked_at, anchors = _checked(counted, planes, grids, list(losses.values()), sums, execution)
+    checked_at = _checked(counted, planes, grids, list(losses.values()), sums.plan, execution)
     for found in checked_at:
         checks.refuse_disagreement(found)
     about = replace(
@@ -144,18 +160,47 @@ def evaluate_stack(
         average=problem.network.average,
         loss=getattr(problem.loss, "__name__", "loss"),
         dataset=problem.data.name,
-        examples=len(problem.data),
         data_sha256=problem.data.fingerprint,
         tile=list(sums.plan.tile),
         route=str(sums.plan.route),
         operations=sums.plan.operations,
     )
     found = []
-    for plane, grid, values, at, risk in zip(planes, grids, sums.values, checked_at, anchors, strict=True):
+    for plane, grid, values, part, at in zip(planes, grids, sums.values, sums.planes, checked_at, strict=True):
         drawn, *others = values
-        known = replace(about, plane=plane.kind, checks=at)
-        found.append(Surface(grid, drawn, plane.anchors, risk, dict(zip(layers, others, strict=True)), known))
+        errors = {k: v.reshape(*v.shape[:-1], *drawn.shape) for k, v in _errors(part, counted, execution).items()}
+        known = replace(
+            about,
+            plane=plane.kind,
+            checks=at,
+            **_sampled(part, problem if execution.tolerance is None else counted, execution, errors),
+        )
+        named = dict(zip(layers, others, strict=True))
+        found.append(Surface(grid, drawn, plane.anchors, part.anchor_risk, named, known, **errors))
     return found
+
+
+def _errors(part: sharded.PlaneSums, problem: Problem, execution: Execution) -> dict[str, np.ndarray]:
+    """The sampling errors of a surface, by the names that it gives them; [..., A B]."""
+    found = part.total.errors(of=None if execution.tolerance is None else len(problem.data))
+    left_out = {"left_out": found.left_out.astype(np.float32)} if found.left_out.shape[0] > 1 else {}
+    return {"standard_error": found.standard, "difference_error": found.difference, **left_out}
+
+
+def _sampled(
+    part: sharded.PlaneSums, problem: Problem, execution: Execution, errors: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Which examples were taken, and what for."""
+    if execution.tolerance is None:
+        return {"examples": len(problem.data), "error_of": "the population"}
+    return {
+        "examples": len(part.total.weight),
+        "examples_available": len(problem.data),
+        "error_of": "the data set",
+        "tolerance": str(execution.tolerance),
+        "largest_standard_error": float(np.nanmax(errors["standard_error"], initial=0.0)),
+        "order_seed": ORDER_SEED,
+    }
 
 
 def _checked(
@@ -163,16 +208,14 @@ def _checked(
     planes: Sequence[Plane],
     grids: Sequence[Grid],
     losses: Sequence[Loss],
-    sums: sharded.Sums,
+    plan: cost_model.Plan,
     execution: Execution,
-) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """The self-checks of every plane, and the risk at its anchors: on the direct route part of the sums already."""
-    if sums.plan.route.name == "direct":
+) -> list[dict[str, Any]]:
+    """The self-checks of every plane."""
+    if plan.route.name == "direct":
         pairs = zip(planes, grids, strict=True)
-        found = [checks.check_direct(problem, *pair, losses, sums.plan, execution) for pair in pairs]
-        return found, [at_anchors[0] for at_anchors in sums.anchors]
-    found = checks.check_anchors(problem, planes, losses, sums.plan.tile, execution)
-    return found, [checks.anchor_risks(problem, plane, execution.precision) for plane in planes]
+        return [checks.check_direct(problem, *pair, losses, plan, execution) for pair in pairs]
+    return checks.check_anchors(problem, planes, losses, plan.tile, execution)
 
 
 def _about(plane: Plane, execution: Execution) -> Provenance:

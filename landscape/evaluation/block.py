@@ -1,6 +1,5 @@
 """One block of examples on all devices: how it is shared out, what lies where, and the program that runs it."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,9 +12,11 @@ from jax.sharding import PartitionSpec as P
 
 from landscape.arrays import hardware, trees
 from landscape.arrays.trees import Affine
-from landscape.evaluation import cost_model
+from landscape.datasets import Dataset
+from landscape.evaluation import cost_model, moments
 from landscape.evaluation.cost_model import Route
 from landscape.evaluation.direct import point_sums
+from landscape.evaluation.example_layout import ExampleLayout, groups, layout_for
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile, grid_sums, lay_out
 from landscape.losses import Loss
@@ -23,9 +24,6 @@ from landscape.networks import MultiBranch
 from landscape.planes import Plane
 from landscape.planes.grids import Grid
 from landscape.problem import Problem
-
-OPERATIONS_A_BLOCK = {"cpu": 1e11, "gpu": 2e13, "tpu": 2e13}
-"""Aim for one block of work on one device: a second or a few; how much is lost by an interruption."""
 
 
 def shard_shapes(params: Any, shards: int) -> trees.Signature:
@@ -40,51 +38,8 @@ def example_of(problem: Problem, plane: Plane) -> Any:
 
 
 def _as_floats(dtype: Any, wanted: Any) -> Any:
-    """The wanted type in place of a floating one; integers stay."""
-    return wanted if np.issubdtype(dtype, np.floating) else dtype
-
-
-class ExampleLayout(NamedTuple):
-    """How the examples are split into blocks, and each block over the devices or threads that share the examples.
-
-    Attributes:
-        mesh: Axes "points", "examples" and "branches".
-        blocks: Number of blocks.
-        block: Examples of a block; the last block is padded.
-        threads: Threads of a single device that share the examples, and the points.
-    """
-
-    mesh: Mesh
-    blocks: int
-    block: int
-    threads: tuple[int, int] = (1, 1)
-
-    def over(self, axis: str) -> NamedSharding:
-        """Values whose first axis is split along an axis of the mesh."""
-        return NamedSharding(self.mesh, P(axis))
-
-    @property
-    def sharing_examples(self) -> int:
-        """Devices and threads that share the examples."""
-        return self.mesh.shape["examples"] * self.threads[0]
-
-    @property
-    def sharing_points(self) -> int:
-        """Devices and threads that share the points."""
-        return self.mesh.shape["points"] * self.threads[1]
-
-
-def _layout(problem: Problem, plan: cost_model.Plan, execution: Execution, planes: int, whole: bool) -> ExampleLayout:
-    chunks, workers = -(-len(problem.data) // plan.tile.examples), execution.workers // plan.branch_shards
-    sharing = max(d for d in range(1, workers + 1) if workers % d == 0 and d <= chunks)
-    both = sharing, workers // sharing
-    on_devices, in_threads = (both, (1, 1)) if len(execution.devices) > 1 else ((1, 1), both)
-    mesh = hardware.mesh(execution.devices, points=on_devices[1], examples=on_devices[0], branches=plan.branch_shards)
-    operations = max(planes * plan.operations / plan.branch_shards, 1)
-    aim = math.inf if whole else OPERATIONS_A_BLOCK.get(execution.platform, 1e11) * chunks / operations
-    blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
-    each = -(-chunks // (sharing * blocks))
-    return ExampleLayout(mesh, blocks, each * sharing * plan.tile.examples, in_threads)
+    """The wanted type in place of float32 and float64; integers and half precision stay."""
+    return wanted if dtype in (np.float32, np.float64) else dtype
 
 
 @partial(jax.jit, static_argnames=("network", "losses", "tile", "mesh", "like", "stacked", "route"))
@@ -92,6 +47,7 @@ def block_sums(
     affine: Affine,
     data: Any,
     axes: Any,
+    reference: jax.Array | None = None,
     *,
     network: MultiBranch,
     losses: tuple[Loss, ...],
@@ -101,16 +57,18 @@ def block_sums(
     stacked: bool = False,
     route: Route = cost_model.LANES,
 ) -> jax.Array:
-    """The sums of a route on every device of a mesh: [devices that share the examples, Q, A, B].
+    """The sums of a route on every device of a mesh: [devices that share the examples, K, A, B], K of `moments`.
 
     A stack of R planes is a loop on the device, traced once whatever R. In its place `vmap` takes R times the
     temporary memory and is no faster, as a tile fills the cache already (measured at R = 5).
 
     Args:
         affine: (o, u, v), trees [I, ...].
-        data: (x [N, ...], y [N], weight [N]), split along "examples"; on the direct route with the chunks of each.
-        axes: (a [A], b [B]), the latter split along "points"; on the direct route K points [K, 2] and the counts of
-            each device, both split: A = 1, B = K.
+        data: (x [N, ...], y [N], weights and groups [N]), split along "examples"; on the direct route with the chunks
+            of each.
+        axes: (a [A], b [B]), the latter split along "points"; on the direct route P points [P, 2] and the counts of
+            each device, both split: A = 1, B = P.
+        reference: The first loss of every example at the first solution, [N]; the direct route finds it itself.
         network: The network.
         losses: Q functions.
         tile: Sizes of the loop.
@@ -121,19 +79,22 @@ def block_sums(
     """
     axis = "branches" if mesh.shape.get("branches", 1) > 1 else None
 
-    def one(affine: Affine, data: Any, axes: Any) -> jax.Array:
+    def one(affine: Affine, data: Any, axes: Any, reference: Any) -> jax.Array:
         if route.name == "direct":
             return point_sums(network, losses, affine, data, axes, tile, route.prefix, axis)[None, :, None]
-        return grid_sums(network, losses, affine, data, axes, tile, like.tree() if like else None, axis)[None]
+        shapes = like.tree() if like else None
+        return grid_sums(network, losses, affine, data, axes, reference, tile, shapes, axis)[None]
 
     run = jax.shard_map(
         one,
         mesh=mesh,
-        in_specs=(P(axis), P("examples"), P("points") if route.name == "direct" else (P(), P("points"))),
+        in_specs=(P(axis), P("examples"), P("points") if route.name == "direct" else (P(), P("points")), P("examples")),
         out_specs=P("examples", None, None, "points"),
         check_vma=False,
     )
-    return lax.map(lambda plane: run(plane[0], data, plane[1]), (affine, axes)) if stacked else run(affine, data, axes)
+    if not stacked:
+        return run(affine, data, axes, reference)
+    return lax.map(lambda plane: run(plane[0], data, *plane[1:]), (affine, axes, reference))
 
 
 class DeviceInputs(NamedTuple):
@@ -167,10 +128,32 @@ class DeviceInputs(NamedTuple):
         """Number of points."""
         return self.rows * self.columns
 
-    def data(self, i: int, most: int | None = None) -> list[tuple[Any, ...]]:
-        """Block i of the examples, or its first ones, one entry a thread that shares them."""
+    def examples(self, i: int, most: int | None = None) -> tuple[Any, ...]:
+        """Block i of the examples, or its first ones, on the host: x, y, weights and groups."""
         dtype = jax.tree.leaves(self.axes[0])[0].dtype
-        part = _block(self.problem, self.layout, i, dtype, most)
+        part, layout = self.part(i, most), self.layout
+        (x, y, weight), rest = jax.tree.map(np.asarray, (part.x, part.y, part.weight)), layout.block - len(part)
+        group = groups(layout, len(self.problem.data))[i * layout.block :][: len(part)]
+
+        def padded(t: np.ndarray) -> np.ndarray:
+            return np.pad(t.astype(_as_floats(t.dtype, dtype)), [(0, rest)] + [(0, 0)] * (t.ndim - 1), mode="edge")
+
+        weights = moments.Weights(np.pad(weight, (0, rest)).astype(dtype), padded(group))
+        return *jax.tree.map(padded, (x, y)), weights
+
+    def part(self, i: int, most: int | None = None) -> Dataset:
+        """Block i of the data, or its first examples."""
+        count = len(self.problem.data)
+        size = self.layout.block if most is None else min(most, self.layout.block)
+        start = i * self.layout.block
+        stop = min(start + size, count)
+        return self.problem.data.taken(
+            slice(start, stop) if self.layout.order is None else self.layout.order[start:stop]
+        )
+
+    def data(self, i: int, most: int | None = None) -> list[tuple[Any, ...]]:
+        """`examples` on the devices, one entry a thread that shares them."""
+        part = self.examples(i, most)
         if self.direct:
             there = min(self.layout.block, len(self.problem.data) - i * self.layout.block)
             part = *part, self._chunks(there if most is None else min(most, there))
@@ -178,31 +161,62 @@ class DeviceInputs(NamedTuple):
         structure, over = jax.tree.structure(part), self.layout.over("examples")
         return [hardware.placed(structure.unflatten(share), over) for share in shares]
 
+    def references(self, losses: np.ndarray | None) -> list[jax.Array | None]:
+        """The losses at the first solution, [R, n] of a block, one entry a thread; zeros when None."""
+        if self.direct:
+            return [None] * self.layout.threads[0]
+        several, dtype = self.options["stacked"], jax.tree.leaves(self.axes[0])[0].dtype
+        count = jax.tree.leaves(self.axes[0])[0].shape[0] if several else 1
+        given = np.zeros((count, self.layout.block)) if losses is None else losses
+        spec = NamedSharding(self.layout.mesh, P(None, "examples") if several else P("examples"))
+        shares = np.split((given if several else given[0]).astype(dtype), self.layout.threads[0], -1)
+        return [hardware.placed(share, spec) for share in shares]
+
     def _chunks(self, examples: int) -> np.ndarray:
         """Chunks with examples in every share of a block."""
         sharing, n = self.layout.sharing_examples, self.options["tile"].examples
         each = self.layout.block // sharing
         return np.clip(-(-(examples - each * np.arange(sharing)) // n), 0, each // n).astype(np.int32)
 
-    def sums(self, i: int, most: int | None = None) -> np.ndarray:
-        """Σ weight ℓ over block i or its first examples, [R, Q, points] or without R for one plane, in float64."""
-        jobs = [(data, axes) for data in self.data(i, most) for axes in self.axes]
+    def sums(self, i: int, most: int | None = None, reference: np.ndarray | None = None) -> np.ndarray:
+        """`moments.uncentred` sums over block i or its first examples, [R, K, points], or without R for one plane.
+
+        Args:
+            i: The block.
+            most: How many of its examples at most.
+            reference: The first loss of its examples at the first solution of each plane, [R, n].
+        """
+        parts = zip(self.data(i, most), self.references(reference), strict=True)
+        jobs = [(data, axes, first) for data, first in parts for axes in self.axes]
         if len(jobs) > 1:
             block_sums.lower(self.affine, *jobs[0], **self.options).compile()
 
-        def run(job: tuple[Any, Any]) -> np.ndarray:
-            return hardware.gathered(block_sums(self.affine, *job, **self.options)).astype(float).sum(-4)
+        def run(job: tuple[Any, Any, Any]) -> np.ndarray:
+            found = moments.uncentred(self._flat(hardware.gathered(block_sums(self.affine, *job, **self.options))))
+            return found.sum(-3)
 
         found, several = hardware.in_threads(run, jobs), len(self.axes)
-        rows = [np.concatenate(found[k : k + several], -1) for k in range(0, len(jobs), several)]
-        total = np.sum(rows, axis=0)[..., : self.columns]
-        return total.reshape(*total.shape[:-2], -1)
+        rows = [self._joined(found[k : k + several]) for k in range(0, len(jobs), several)]
+        return np.sum(rows, axis=0)
+
+    def _flat(self, found: np.ndarray) -> np.ndarray:
+        """Sums [..., K, A, B] of a share of the points as [..., K, points]; on the direct route without references."""
+        if self.direct:
+            found = found.reshape(*found.shape[:-2], self.layout.mesh.shape["points"], -1)[..., 1:]
+        return found.reshape(*found.shape[:-2], -1)
+
+    def _joined(self, shares: list[np.ndarray]) -> np.ndarray:
+        """Shares of the points [..., K, points] together, without padding."""
+        if self.direct:
+            return np.concatenate(shares, -1)[..., : self.columns]
+        rows = [t.reshape(*t.shape[:-1], self.rows, -1) for t in shares]
+        return np.concatenate(rows, -1)[..., : self.columns].reshape(*shares[0].shape[:-1], -1)
 
     def at(self, points: np.ndarray) -> "DeviceInputs":
         """The same program at other points (a, b) [M, 2], no more than before; on the direct route."""
-        tile = self.options["tile"]
-        size = sum(len(axes[0]) for axes in self.axes)
-        return self._replace(axes=_points(points, self.layout, tile, self.axes[0][0].dtype, size), columns=len(points))
+        each = sum(len(axes[0]) for axes in self.axes) // self.layout.sharing_points
+        axes = _points(points, points[0], self.layout, each, self.axes[0][0].dtype)
+        return self._replace(axes=axes, columns=len(points))
 
 
 def prepare(
@@ -225,13 +239,19 @@ def prepare(
         execution: How to run.
         whole: Take all examples as one block.
     """
-    layout, one, direct = _layout(problem, plan, execution, len(planes), whole), planes[0], plan.route.name == "direct"
+    layout, one, direct = (
+        layout_for(problem, plan, execution, len(planes), whole),
+        planes[0],
+        plan.route.name == "direct",
+    )
     prelaid = not direct and fits_prelaid(one, plan, execution.budget)
     placed = [_placed(problem, plane, layout, prelaid) for plane in planes]
     if direct:
-        axes = [
-            _points(direct_points(*both), layout, plan.tile, one.float_type) for both in zip(planes, grids, strict=True)
-        ]
+        points = [direct_points(*both) for both in zip(planes, grids, strict=True)]
+        shared, size = layout.sharing_points, plan.tile.points
+        each = -(-(-(-len(points[0]) // shared) + 1) // size) * size
+        firsts = [plane.anchors[0] if len(plane.anchors) else np.zeros(2) for plane in planes]
+        axes = [_points(*both, layout, each, one.float_type) for both in zip(points, firsts, strict=True)]
     else:
         axes = [_rows(grid, layout, one.float_type) for grid in grids]
     several = len(planes) > 1
@@ -249,15 +269,15 @@ def direct_points(plane: Plane, grid: Grid) -> np.ndarray:
     return np.concatenate([np.stack([a.ravel(), b.ravel()], 1), plane.anchors.reshape(-1, 2)])
 
 
-def _points(points: np.ndarray, layout: ExampleLayout, tile: Tile, dtype: Any, size: int = 0) -> list[Any]:
-    """Points with their counts, shared out; padded to `size`, or to what can be shared evenly."""
-    sharing = layout.sharing_points
-    each = (size or -(-len(points) // (sharing * tile.points)) * sharing * tile.points) // sharing
-    padded = np.zeros((each * sharing, 2), dtype)
+def _points(points: np.ndarray, first: np.ndarray, layout: ExampleLayout, each: int, dtype: Any) -> list[Any]:
+    """Points with their counts, `each` a share, of which `first` is the first."""
+    sharing, own = layout.sharing_points, each - 1
+    padded = np.zeros((own * sharing, 2), dtype)
     padded[: len(points)] = points
-    counts = np.clip(len(points) - each * np.arange(sharing), 0, each).astype(np.int32)
-    shares = zip(*(np.split(t, layout.threads[1]) for t in (padded, counts)), strict=True)
-    return [hardware.placed(share, layout.over("points")) for share in shares]
+    padded = np.concatenate([np.tile(first.astype(dtype), (sharing, 1, 1)), padded.reshape(sharing, own, 2)], 1)
+    counts = np.clip(len(points) - own * np.arange(sharing), 0, own).astype(np.int32)
+    shares = np.split(padded.reshape(-1, 2), layout.threads[1]), np.split(counts + (counts > 0), layout.threads[1])
+    return [hardware.placed(share, layout.over("points")) for share in zip(*shares, strict=True)]
 
 
 def _rows(grid: Grid, layout: ExampleLayout, dtype: Any) -> list[Any]:
@@ -285,15 +305,3 @@ def _placed(problem: Problem, plane: Plane, layout: ExampleLayout, prelaid: bool
 def _laid_out(network: MultiBranch, example: trees.Signature, params: Any) -> Any:
     """Compiled once a network, and not once a surface."""
     return lay_out(network, params, example.tree())
-
-
-def _block(problem: Problem, layout: ExampleLayout, i: int, dtype: Any, most: int | None) -> tuple[Any, ...]:
-    """Examples of block i on the host, or its first ones, padded with examples of weight zero."""
-    start = i * layout.block
-    part = problem.data.taken(slice(start, start + min(layout.block, most or layout.block)))
-    (x, y, weight), rest = jax.tree.map(np.asarray, (part.x, part.y, part.weight)), layout.block - len(part.y)
-
-    def padded(t: np.ndarray) -> np.ndarray:
-        return np.pad(t.astype(_as_floats(t.dtype, dtype)), [(0, rest)] + [(0, 0)] * (t.ndim - 1), mode="edge")
-
-    return *jax.tree.map(padded, (x, y)), np.pad(weight, (0, rest)).astype(dtype)

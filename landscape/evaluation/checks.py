@@ -1,32 +1,27 @@
 """What makes a surface trustworthy: the evaluator at the anchors, against direct evaluation and against itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
-from landscape.arrays import hardware
 from landscape.arrays.trees import Affine
 from landscape.compiler import staged
-from landscape.evaluation import block, cost_model, sharded
+from landscape.datasets import Dataset
+from landscape.evaluation import anchors, block, cost_model, sharded
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.losses import Loss
 from landscape.planes import Plane
 from landscape.planes.grids import Grid
-from landscape.problem import Problem, each, outputs, outputs_in_pairs, streamed_risk
+from landscape.problem import Problem, each, outputs_in_pairs
 
 EXAMPLES_CHECKED = 512
 PAIRS_CHECKED = 64
 """Examples on which the direct route is checked: by programs that are compiled anyway, and not the fastest."""
-BRANCHES_CHECKED = 512
-"""Where the network does not say: activations of so many branches exist at a time."""
 PRODUCTS = {"highest": 0.0, "high": 2.0**-10, "default": 2.0**-8}
 """Rounding of matrix products at each precision on accelerators (tf32, bfloat16); "highest" is that of the outputs."""
 
@@ -90,58 +85,23 @@ def refuse_disagreement(found: Mapping[str, Any]) -> None:
         )
 
 
-Forward = Callable[..., jax.Array]
-
-
-def plainly(network: Any, params: Any, x: jax.Array, axis: str | None) -> jax.Array:
-    """The network's own `apply`, summed over the devices that the branches are split over."""
-    return hardware.summed(network.apply(params, x), axis)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 6))
-def _risk(forward: Forward, network: Any, loss: Loss, affine: Affine, ab: Any, data: Any, mesh: Mesh | None) -> Any:
-    """The risk at w(a, b), whose branches may be split over a mesh ("branches",)."""
-
-    def risk(w: Any, data: Any) -> jax.Array:
-        return streamed_risk(partial(forward, network, axis=mesh and "branches"), loss, w, data)
-
-    if mesh is None:
-        return risk(affine.at(ab), data)
-    split = jax.shard_map(risk, mesh=mesh, in_specs=(P("branches"), P()), out_specs=P(), check_vma=False)
-    return split(affine.at(ab), data)
-
-
-def directly(forward: Forward, problem: Problem, plane: Plane, points: np.ndarray) -> np.ndarray:
-    """The risk at points w(a, b) of a plane, one after another, [M].
-
-    Args:
-        forward: (network, params, x, axis) -> outputs: `plainly` or `problem.outputs`.
-        problem: The problem; its network runs a chunk of branches at a time.
-        plane: The plane; where its branches are split over devices, they stay so.
-        points: (a, b), [M, 2].
-    """
-    network = replace(problem.network, branch_chunk=problem.network.branch_chunk or BRANCHES_CHECKED)
-    mesh, points = hardware.home_of(plane.origin), points.astype(plane.float_type)
-    return np.array(
-        [_risk(forward, network, problem.loss, plane.affine, ab, problem.data, mesh) for ab in points], float
-    )
-
-
 def check_direct(
     problem: Problem, plane: Plane, grid: Grid, losses: Sequence[Loss], plan: cost_model.Plan, execution: Execution
 ) -> dict[str, Any]:
     """`check_anchors` on the direct route: by the program that computes the surface, against two examples at a time."""
     points = plane.anchors if len(plane.anchors) else np.zeros((1, 2))
 
-    def means(precision: str) -> tuple[np.ndarray, int]:
+    def means(precision: str) -> tuple[np.ndarray, Dataset]:
         with jax.default_matmul_precision(precision):
             inputs = block.prepare(problem, [plane], [grid], losses, plan, execution).at(points)
-            count = min(len(problem.data), inputs.layout.block, PAIRS_CHECKED)
-            return inputs.sums(0, count) / np.sum(np.asarray(problem.data.weight[:count], float)), count
+            first = inputs.part(0, PAIRS_CHECKED)
+            found = inputs.sums(0, PAIRS_CHECKED)[: len(losses)]
+            return found / np.sum(np.asarray(first.weight, float)), first
 
-    (once, count), (twice, _) = (means(execution.precision) for _ in range(2))
+    (once, first), (twice, _) = (means(execution.precision) for _ in range(2))
+    count = len(first)
     with jax.default_matmul_precision(execution.precision):
-        expected = _in_pairs(problem, plane, points, count)
+        expected = _in_pairs(problem, plane, points, first)
         coarsest = staged.rounding(problem.network, plane.origin, block.example_of(problem, plane))
     known = agreement((once[0][:, None], twice[0][:, None]), expected[:, None], [coarsest], count, execution.precision)
     known["deterministic"] &= bool(np.array_equal(once, twice, equal_nan=True))
@@ -150,9 +110,9 @@ def check_direct(
     return known
 
 
-def _in_pairs(problem: Problem, plane: Plane, points: np.ndarray, count: int) -> np.ndarray:
-    """The risk over the first examples at points of a plane, by the plain forward pass of two examples, [M]."""
-    data = problem.data.taken(slice(count))
+def _in_pairs(problem: Problem, plane: Plane, points: np.ndarray, data: Dataset) -> np.ndarray:
+    """The risk over some examples at points of a plane, by the plain forward pass of two examples, [M]."""
+    count = len(data)
     y, weight = np.asarray(data.y), np.asarray(data.weight, float)
     x = jax.tree.map(lambda t: np.pad(t, [(0, count % 2)] + [(0, 0)] * (t.ndim - 1), mode="edge"), data.x)
     found = []
@@ -176,10 +136,11 @@ def check_anchors(
     """
     points = [plane.anchors if len(plane.anchors) else np.zeros((1, 2)) for plane in planes]
     count = min(len(problem.data), EXAMPLES_CHECKED)
-    x, y, weight = jax.tree.map(lambda t: np.asarray(t[:count]), (problem.data.x, problem.data.y, problem.data.weight))
+    some = problem.data.taken(slice(count))
+    x, y, weight = jax.tree.map(np.asarray, (some.x, some.y, some.weight))
     first = Problem(type(problem.data)(x, y, weight), problem.network, problem.loss)
     grids = [Grid(*at.T) for at in points]
-    execution = replace(execution, tile=tile._replace(points=1), directory=None, progress=False)
+    execution = replace(execution, tile=tile._replace(points=1), directory=None, progress=False, tolerance=None)
 
     def means(precision: str) -> np.ndarray:
         found = sharded.stack_means(first, planes, grids, losses, replace(execution, precision=precision))
@@ -188,7 +149,7 @@ def check_anchors(
     once, twice = (means(execution.precision) for _ in range(2))
     exact = means("highest") if execution.precision != "highest" else None
     with jax.default_matmul_precision(execution.precision):
-        expected = [directly(plainly, first, *at) for at in zip(planes, points, strict=True)]
+        expected = [anchors.risks_at(anchors.plainly, first, *at) for at in zip(planes, points, strict=True)]
         coarsest = staged.rounding(problem.network, planes[0].origin, block.example_of(problem, planes[0]))
     found = []
     for k in range(len(planes)):
@@ -198,9 +159,3 @@ def check_anchors(
         error = {} if exact is None else {"precision_error": float(np.abs(once[k, 0] - exact[k, 0]).max())}
         found.append(known | error)
     return found
-
-
-def anchor_risks(problem: Problem, plane: Plane, precision: str = "highest") -> np.ndarray:
-    """The risk at the plane's anchors, evaluated directly at w(a, b), [M]."""
-    with jax.default_matmul_precision(precision):
-        return directly(outputs, problem, plane, plane.anchors)

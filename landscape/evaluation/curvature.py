@@ -45,7 +45,8 @@ class Curvature(NamedTuple):
     @property
     def eigenvalues(self) -> np.ndarray:
         """The smaller and the larger principal curvature, [A, B, 2]; on orthonormal axes per distance squared."""
-        return np.linalg.eigvalsh(self.hessian)
+        finite = np.isfinite(self.hessian).all((-2, -1), keepdims=True)
+        return np.where(np.squeeze(finite, -1), np.linalg.eigvalsh(np.where(finite, self.hessian, 0)), np.nan)
 
     def layers(self) -> dict[str, np.ndarray]:
         """Named quantities [A, B] for a `Surface`; the slope only where there is a reason not to show curvature."""
@@ -60,14 +61,15 @@ class Curvature(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def _row(of: spectrum.Objective, data: Any, affine: Affine, axis: jax.Array, b: jax.Array) -> tuple[Any, Any]:
-    """Gradient and Hessian at the points (a_i, b)."""
+    """Gradient and Hessian at the points (a_i, b); nan where the loss is not finite."""
 
     def f(ab: Any) -> jax.Array:
         return of(data, affine.at(ab))
 
     def at(a: jax.Array) -> tuple[jax.Array, jax.Array]:
         ab = jnp.stack([a, b])
-        return jax.jacfwd(f)(ab), jax.jacfwd(jax.jacfwd(f))(ab)
+        known = jnp.where(jnp.isfinite(f(ab)), 1, jnp.nan)
+        return known * jax.jacfwd(f)(ab), known * jax.jacfwd(jax.jacfwd(f))(ab)
 
     return lax.map(at, axis)
 
@@ -111,8 +113,9 @@ def in_plane(
             if check_stop:
                 check_stop()
     gradient, hessian = (np.stack(x, 1) for x in zip(*rows, strict=True))
-    share = unexplained_fraction(grid, gradient, hessian)
-    return Curvature(gradient, hessian, share, reason(problem, share))
+    share, known = unexplained_fraction(grid, gradient, hessian), np.isfinite(gradient).any()
+    nowhere = "Curvature is not shown: the loss has no finite slope at any point of this grid."
+    return Curvature(gradient, hessian, share, reason(problem, share) if known else nowhere)
 
 
 def _key(problem: Problem | spectrum.Risk, plane: Plane, grid: Grid) -> str:

@@ -1,4 +1,4 @@
-"""The direct route: Σ_n weight_n ℓ(f(w(a, b); x_n), y_n) with the forward pass as its author wrote it.
+"""The direct route: sums over n of ℓ(f(w(a, b); x_n), y_n) with the forward pass as its author wrote it.
 
 For every point the parameters w(a, b) are formed once, then chunks of examples pass through the branches, one branch
 after the other; only the sums of the losses are kept. No layout is changed: whatever JAX can run, runs, and a
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend import core as jcore
 
@@ -23,10 +22,10 @@ from landscape.arrays import hardware
 from landscape.arrays.trees import Affine
 from landscape.compiler import staged
 from landscape.compiler.analysis import StagedBranch
+from landscape.evaluation import moments
 from landscape.evaluation.grid_loop import Tile
 from landscape.losses import Loss
 from landscape.networks import MultiBranch
-from landscape.problem import each
 
 Tree = Any
 
@@ -35,21 +34,23 @@ def point_sums(
     network: MultiBranch,
     losses: Sequence[Loss],
     affine: Affine,
-    data: tuple[Any, jax.Array, jax.Array, jax.Array],
+    data: tuple[Any, jax.Array, moments.Weights, jax.Array],
     points: tuple[jax.Array, jax.Array],
     tile: Tile,
     prefix: bool = False,
     axis: str | None = None,
 ) -> jax.Array:
-    """Σ weight ℓ over the examples given, at a list of points, for every loss: [Q, K].
+    """`moments` over the examples given, at a list of points, for Q losses: [K, P].
+
+    The losses at the first point are the reference of the others.
 
     Args:
         network: The multi-branch network.
         losses: Q functions (outputs [n, C], y [n]) -> [n].
         affine: (o, u, v), trees [I, ...] like the network's parameters.
-        data: (x [N, ...], y [N], weight [N], chunks [1]); N a multiple of `tile.examples`, of which the first
-            `chunks` · `tile.examples` are evaluated.
-        points: (ab [K, 2], count [1]); K a multiple of `tile.points`. From point `count` on the sums are zero.
+        data: (x [N, ...], y [N], weights and groups [N], chunks [1]); N a multiple of `tile.examples`, of which the
+            first `chunks` · `tile.examples` are evaluated.
+        points: (ab [P, 2], count [1]); P a multiple of `tile.points`. From point `count` on the sums are zero.
         tile: Sizes.
         prefix: Whether the affine prefix is computed once a chunk; for one branch of every kind.
         axis: The mesh axis that the branches are split over; None where every device has all of them.
@@ -63,38 +64,53 @@ def point_sums(
     def chunk_of(i: Any) -> Any:
         return jax.tree.map(lambda t: lax.dynamic_slice_in_dim(t, i * tile.examples, tile.examples), examples)
 
-    def weighed(f: jax.Array, y: jax.Array, weight: jax.Array) -> jax.Array:
-        outputs = network.factor * hardware.summed(f, axis)
-        return jnp.stack([(weight * each(loss, outputs, y)).sum() for loss in losses])
+    def losses_of(f: jax.Array, y: jax.Array) -> jax.Array:
+        return moments.values(losses, network.factor * hardware.summed(f, axis), y)
 
-    def point(ab: jax.Array) -> jax.Array:
+    def together(f: Callable[[Any], Any], points: Any) -> Any:
+        """f at `tile.points` points, without an axis inside f where that is one."""
+        if tile.points > 1:
+            return jax.vmap(f)(points)
+        return jax.tree.map(lambda t: t[None], f(jax.tree.map(lambda t: t[0], points)))
+
+    def added(sums: jax.Array, k: Any, found: jax.Array, weights: Any, reference: jax.Array) -> jax.Array:
+        more = jax.vmap(lambda total, of: moments.add(total, of, weights, reference))(sums[k], found)
+        return sums.at[k].set(more)
+
+    def point(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """Parameters once, all chunks."""
-        w = affine.at((ab[0], ab[1]))
+        w = together(affine.at, groups[k])
 
-        def chunk(i: jax.Array, total: jax.Array) -> jax.Array:
-            x, *known = chunk_of(i)
-            return total + weighed(forward.outputs(w, x), *known)
+        def chunk(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            sums, first = carry
+            x, y, weights = chunk_of(i)
+            found = together(lambda w: losses_of(forward.outputs(w, x), y), w)
+            at_first = jnp.where(k == 0, found[0, 0], lax.dynamic_slice_in_dim(first, i * tile.examples, tile.examples))
+            first = lax.dynamic_update_slice_in_dim(first, at_first, i * tile.examples, 0)
+            return added(sums, k, found, weights, at_first), first
 
-        return lax.fori_loop(0, chunks[0], chunk, jnp.zeros(len(losses), forward.dtype))
-
-    def all_points(of: Callable[[jax.Array], jax.Array], sums: jax.Array) -> jax.Array:
-        """Add the values of a function of (a, b), `tile.points` at a time."""
-
-        def add(k: jax.Array, sums: jax.Array) -> jax.Array:
-            found = of(groups[k, 0])[None] if tile.points == 1 else jax.vmap(of)(groups[k])
-            return sums.at[k].add(found)
-
-        return lax.fori_loop(0, turns, add, sums)
+        return lax.fori_loop(0, chunks[0], chunk, carry)
 
     def chunk_at_all_points(i: jax.Array, sums: jax.Array) -> jax.Array:
         """The prefix once, all points."""
-        x, *known = chunk_of(i)
+        x, y, weights = chunk_of(i)
         before = forward.prefix(affine, x)
-        return all_points(lambda ab: weighed(forward.rest(before, ab), *known), sums)
 
-    start = jnp.zeros((*groups.shape[:2], len(losses)), forward.dtype)
-    sums = lax.fori_loop(0, chunks[0], chunk_at_all_points, start) if prefix else all_points(point, start)
-    return sums.reshape(-1, len(losses)).T
+        def add(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            sums, first = carry
+            found = together(lambda ab: losses_of(forward.rest(before, ab), y), groups[k])
+            first = jnp.where(k == 0, found[0, 0], first)
+            return added(sums, k, found, weights, first), first
+
+        return lax.fori_loop(0, turns, add, (sums, jnp.zeros(tile.examples, forward.dtype)))[0]
+
+    start = moments.zeros(len(losses), forward.dtype)
+    start = jnp.broadcast_to(start, (*groups.shape[:2], *start.shape))
+    if prefix:
+        sums = lax.fori_loop(0, chunks[0], chunk_at_all_points, start)
+    else:
+        sums, _ = lax.fori_loop(0, turns, point, (start, jnp.zeros(len(data[2].weight), forward.dtype)))
+    return sums.reshape(-1, start.shape[-1]).T
 
 
 class _Forward(NamedTuple):
@@ -117,8 +133,8 @@ class _Forward(NamedTuple):
         """The forward pass for examples like x [N, ...], n at a time."""
         example = jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), x)
         kinds = staged.whole(network, params, example, n, rows=jax.default_backend() == "cpu")
-        outs: list[Any] = [kind.closed.out_avals[0] for kind in kinds]
-        shape = (n, *np.broadcast_shapes(*(out.shape[1:] for out in outs)))
+        outs = [kind.closed.out_avals[0] for kind in kinds]
+        shape = (n, *map(int, jnp.broadcast_shapes(*(out.shape[1:] for out in outs))))
         return cls(network, kinds, shape, jnp.result_type(jnp.zeros(()), *(out.dtype for out in outs)))
 
     def outputs(self, params: Tree, x: Any) -> jax.Array:

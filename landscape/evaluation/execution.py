@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from landscape.arrays import hardware
 from landscape.evaluation.grid_loop import Tile
@@ -25,6 +26,7 @@ class Execution:
             when None.
         route: "lanes" or "direct"; chosen by the cost model when None.
         threads: Threads that share the work of a single CPU device; one a core when None.
+        tolerance: Standard error of the risk at which to stop, in loss units or as a share of the range ("1%").
         directory: Where finished blocks are kept, so that the same call continues an interrupted one.
         progress: True for a bar, False for silence, or a bar already open.
         check_stop: Called whenever a block is on disk; may raise to interrupt.
@@ -37,9 +39,38 @@ class Execution:
     branch_shards: int | None = None
     route: str | None = None
     threads: int | None = None
+    tolerance: float | str | None = None
     directory: Path | None = None
     progress: bool | Bar = False
     check_stop: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        """Refuse a tolerance that is none.
+
+        Raises:
+            ValueError: It is neither a positive number nor a positive share such as "1%".
+        """
+        if self.tolerance is not None and not self._wanted()[0] > 0:
+            raise ValueError(
+                f"tolerance must be a standard error in loss units, such as 0.01, or a share of the surface's range, "
+                f'such as "1%"; got {self.tolerance!r}.'
+            )
+
+    def _wanted(self) -> tuple[float, bool]:
+        """The tolerance, and whether it is a share of the range; nan where it is no number."""
+        text = str(self.tolerance).strip()
+        try:
+            return (float(text[:-1]) / 100, True) if text.endswith("%") else (float(text), False)
+        except ValueError:
+            return float("nan"), False
+
+    def allowed_error(self, risk: np.ndarray) -> float:
+        """The largest standard error at which a surface is finished, in loss units; inf without a tolerance."""
+        if self.tolerance is None:
+            return float("inf")
+        wanted, share = self._wanted()
+        finite = risk[np.isfinite(risk)]
+        return wanted * (float(np.ptp(finite)) if share and finite.size else 1.0)
 
     @property
     def budget(self) -> int:

@@ -1,4 +1,4 @@
-"""The grid loop: Σ_n weight_n ℓ(f(w(a, b); x_n), y_n) at every point of a grid, in tiles that fit the cache.
+"""The grid loop: sums over n of ℓ(f(w(a, b); x_n), y_n) at every point of a grid, in tiles that fit the cache.
 
 Loop order: examples -> branches -> rows -> points, so that the first layer is computed once a chunk of examples and
 branches, whatever the grid. A tile has four sizes; all of them change the speed and none the result beyond rounding.
@@ -16,9 +16,9 @@ from landscape.arrays.chunked import chunked_scan, part
 from landscape.arrays.trees import Affine
 from landscape.compiler import staged
 from landscape.compiler.analysis import StagedBranch
+from landscape.evaluation import moments
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network
-from landscape.problem import each
 
 Tree = Any
 STEPS_A_TURN = 4
@@ -46,20 +46,22 @@ def grid_sums(
     network: MultiBranch,
     losses: Sequence[Loss],
     affine: Affine,
-    data: tuple[Any, jax.Array, jax.Array],
+    data: tuple[Any, jax.Array, moments.Weights],
     axes: tuple[jax.Array, jax.Array],
+    reference: jax.Array,
     tile: Tile,
     like: Tree = None,
     axis: str | None = None,
 ) -> jax.Array:
-    """Σ weight ℓ over the examples given, at every grid point, for every loss: [Q, A, B].
+    """`moments` over the examples given, at every grid point, for Q losses: [K, A, B].
 
     Args:
         network: The multi-branch network.
         losses: Q functions (outputs [n, C], y [n]) -> [n].
         affine: (o, u, v), trees [I, ...] like the network's parameters.
-        data: (x [N, ...], y [N], weight [N]); N a multiple of `tile.examples`.
+        data: (x [N, ...], y [N], weights and groups [N]); N a multiple of `tile.examples`.
         axes: (a [A], b [B]).
+        reference: The first loss of every example at the first solution, [N].
         tile: Sizes.
         like: Shapes of the network's parameters where the trees come from `lay_out`, else None.
         axis: The mesh axis that the branches are split over; None where every device has all of them.
@@ -74,7 +76,7 @@ def grid_sums(
     columns = jnp.pad(a, (0, blocks * tile.points - len(a)), mode="edge").reshape(blocks, tile.points)
 
     def chunk(total: jax.Array, start: Any, size: int, _: None) -> tuple[jax.Array, None]:
-        x, y, weight = jax.tree.map(lambda t: lax.dynamic_slice_in_dim(t, start, size), data)
+        x, y, weights, at_first = jax.tree.map(lambda t: lax.dynamic_slice_in_dim(t, start, size), (*data, reference))
         last = jax.tree.map(lambda t: jnp.moveaxis(t, 0, -1), x)
         f = jnp.zeros((len(b), blocks, tile.points, *one.shape, size), one.dtype)
         for branch, group in zip(branches, groups, strict=True):
@@ -82,14 +84,18 @@ def grid_sums(
             f = loop.add_all(f, group)
         f = hardware.summed(f, axis)
 
-        def weighed(g: jax.Array) -> jax.Array:
-            outputs = network.factor * jnp.moveaxis(g, -1, 0)
-            return jnp.stack([(weight * each(loss, outputs, y)).sum() for loss in losses], -1)
+        def weighed(before: jax.Array, g: jax.Array) -> jax.Array:
+            found = moments.values(losses, network.factor * jnp.moveaxis(g, -1, 0), y)
+            return moments.add(before, found, weights, at_first)
 
-        return total + lax.map(lambda row: jax.vmap(weighed)(row.reshape(-1, *row.shape[2:])), f), None
+        def row(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return jax.vmap(weighed)(pair[0], pair[1].reshape(-1, *pair[1].shape[2:]))
 
-    start = jnp.zeros((len(b), blocks * tile.points, len(losses)), one.dtype)
-    total, _ = chunked_scan(chunk, start, data[2].shape[0], tile.examples)
+        return lax.map(row, (total, f)), None
+
+    start = moments.zeros(len(losses), one.dtype)
+    start = jnp.broadcast_to(start, (len(b), blocks * tile.points, *start.shape))
+    total, _ = chunked_scan(chunk, start, len(reference), tile.examples)
     return total[:, : len(a)].transpose(2, 1, 0)
 
 
@@ -126,7 +132,7 @@ class _BranchLoop(NamedTuple):
 
     def add_chunk(self, f: jax.Array, affine: Affine, step: int) -> jax.Array:
         """Add the outputs of a chunk, `step` branches at a time; their first layer is held for the whole grid."""
-        branch, steps = self.branch, jax.tree.map(lambda t: t.reshape(-1, step, *t.shape[1:]), affine)
+        branch, steps = self.branch, jax.tree.map(lambda t: t.reshape(t.shape[0] // step, step, *t.shape[1:]), affine)
 
         def precompute(affine: Affine) -> Any:
             return staged.precompute(branch, affine, self.x, self.prelaid)

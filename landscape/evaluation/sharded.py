@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from landscape.arrays import hardware, trees
-from landscape.evaluation import block, cost_model
+from landscape.evaluation import block, cost_model, moments
+from landscape.evaluation.anchors import compiled, losses_at
 from landscape.evaluation.block import DeviceInputs, example_of, shard_shapes
+from landscape.evaluation.example_layout import ORDER_SEED, groups
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.files import atomic
@@ -23,31 +25,53 @@ from landscape.planes import Plane
 from landscape.planes.grids import Grid
 from landscape.problem import Problem, fingerprint
 
+EXAMPLES_AT_LEAST = 200
+"""Examples before a standard error is believed."""
 
-class Sums(NamedTuple):
-    """Means of the losses at every grid point, and the plan by which they were computed.
+
+class PlaneSums(NamedTuple):
+    """What was computed on one plane.
 
     Attributes:
-        values: [R, Q, A, B], or without R for one plane.
-        plan: Route and sizes.
-        anchors: The same at the anchors of every plane, [Q, M]; none on the lanes route.
+        total: The sums over examples at the grid points, row by row of a, [K, A B].
+        anchor_risk: The risk at the anchors, over the same examples, [M].
     """
 
-    values: np.ndarray
+    total: moments.Total
+    anchor_risk: np.ndarray
+
+
+class Sums(NamedTuple):
+    """The sums over examples on R planes, and the plan by which they were computed.
+
+    Attributes:
+        planes: R results.
+        plan: Route and sizes.
+        points: (A, B).
+    """
+
+    planes: list[PlaneSums]
     plan: cost_model.Plan
-    anchors: list[np.ndarray]
+    points: tuple[int, int]
+
+    @property
+    def values(self) -> np.ndarray:
+        """Means of the losses, [R, Q, A, B]."""
+        found = np.stack([plane.total.means for plane in self.planes])
+        return found.reshape(*found.shape[:2], *self.points)
 
 
-def problem_means(problem: Problem, plane: Plane, grid: Grid, losses: Sequence[Loss], execution: Execution) -> Sums:
-    """The mean of every loss at every point of a grid, [Q, A, B], float64 sums of blocks."""
-    found = stack_means(problem, [plane], [grid], losses, execution)
-    return found._replace(values=found.values[0])
+def problem_means(
+    problem: Problem, plane: Plane, grid: Grid, losses: Sequence[Loss], execution: Execution
+) -> np.ndarray:
+    """The mean of every loss at every point of a grid, [Q, A, B]."""
+    return stack_means(problem, [plane], [grid], losses, execution).values[0]
 
 
 def stack_means(
     problem: Problem, planes: Iterable[Plane], grids: Sequence[Grid], losses: Sequence[Loss], execution: Execution
 ) -> Sums:
-    """`problem_means` on R planes, with grids of one shape, by one program: [R, Q, A, B].
+    """The sums over examples on R planes, with grids of one shape, by one program.
 
     Planes are taken a few at a time, as many as fit the memory.
 
@@ -66,17 +90,14 @@ def stack_means(
         size, waiting = -(-len(grids) // batches), chain([first], waiting)
         for start in range(0, len(grids), size):
             batch, their = list(islice(waiting, size)), grids[start : start + size]
-            values, plan = _while_it_fits(partial(_blocks, problem, batch, their, tuple(losses), execution), plan)
-            parts.extend(values / float(np.sum(np.asarray(problem.data.weight, float))))
-    shape = len(losses), len(grids[0].a), len(grids[0].b)
-    size = shape[1] * shape[2]
-    rest = [part[:, size:] for part in parts] if plan.route.name == "direct" else []
-    return Sums(np.stack([part[:, :size].reshape(shape) for part in parts]), plan, rest)
+            found, plan = _while_it_fits(partial(_blocks, problem, batch, their, tuple(losses), execution), plan)
+            parts.extend(found)
+    return Sums(parts, plan, (len(grids[0].a), len(grids[0].b)))
 
 
 def _while_it_fits(
-    compute: Callable[[cost_model.Plan], np.ndarray], plan: cost_model.Plan
-) -> tuple[np.ndarray, cost_model.Plan]:
+    compute: Callable[[cost_model.Plan], list[PlaneSums]], plan: cost_model.Plan
+) -> tuple[list[PlaneSums], cost_model.Plan]:
     """Compute with a plan; when the device runs out of memory, warn, halve the tile and begin again.
 
     Of several processes none can know that of the others, and the error ends them.
@@ -96,6 +117,8 @@ def planes_per_batch(plane: Plane, plan: cost_model.Plan, execution: Execution) 
     """Number of planes whose parameters fit in memory at once; 1 if the branches are sharded."""
     if plan.branch_shards > 1 or jax.process_count() > 1 or plan.route.name == "direct":
         return 1
+    if execution.tolerance is not None:
+        return 1  # each plane stops by itself
     copies = len(execution.devices) if execution.platform == "cpu" else 1
     # Every plane is held as it comes, laid out, and in the stack.
     return max(1, (execution.budget - plan.temporary) // (4 * copies * trees.nbytes(plane.affine)))
@@ -151,23 +174,63 @@ def _blocks(
     losses: tuple[Loss, ...],
     execution: Execution,
     plan: cost_model.Plan,
-) -> np.ndarray:
-    """Σ weight ℓ on every plane, [R, Q, points]; finished blocks are kept on disk."""
+) -> list[PlaneSums]:
+    """The sums on every plane; finished blocks are kept on disk."""
     inputs = block.prepare(problem, planes, grids, losses, plan, execution)
     blocks, kept = inputs.layout.blocks, _kept(inputs, planes, grids, execution)
     known = [kept.load(i) for i in range(blocks)]
-    points, shape = len(planes) * len(grids[0].a) * len(grids[0].b), (len(planes), len(losses), inputs.size)
-    total = np.zeros(shape)
+    points, sums, anchors = len(planes) * len(grids[0].a) * len(grids[0].b), np.zeros(()), np.zeros(())
+    examples = 0
     with showing(execution.progress, "surface", points, "points") as bar:
         for i, there in enumerate(hardware.from_leader(np.array([found is not None for found in known])).tolist()):
             found = known[i]
             if not there:
-                found = {"sums": inputs.sums(i).reshape(shape)}
+                found = _of_block(inputs, i, planes)
                 kept.save(i, found)
-            total += found["sums"] if found else 0.0
+            if found:
+                sums, anchors = sums + found["sums"], anchors + found["anchors"]
+            examples = min((i + 1) * inputs.layout.block, len(problem.data))
             bar.update(points * (i + 1) // blocks - points * i // blocks)
             execution.check_stop()
-    return hardware.from_leader(total)
+            if execution.tolerance is not None:
+                so_far = _apart(inputs, hardware.from_leader(sums), anchors, examples, grids[0])[0].total
+                if _precise_enough(so_far, execution, len(problem.data)):
+                    bar.update(points - points * (i + 1) // blocks)
+                    break
+    return _apart(inputs, hardware.from_leader(sums), hardware.from_leader(anchors), examples, grids[0])
+
+
+def _of_block(inputs: DeviceInputs, i: int, planes: Sequence[Plane]) -> dict[str, np.ndarray]:
+    """The sums over block i, [R, K, points], and Σ w ℓ at the anchors, [R, M]; on the direct route these are points."""
+    if inputs.direct:
+        return {"sums": inputs.sums(i)[None], "anchors": np.zeros((1, 0))}
+    x, y, weights = inputs.examples(i)
+    at = [losses_at(compiled(inputs.problem, p), inputs.problem, p, p.anchors, x, y) for p in planes]
+    first = np.stack([losses[0] if len(losses) else np.zeros(len(y)) for losses in at])
+    sums = inputs.sums(i, reference=first)
+    return {"sums": sums if len(planes) > 1 else sums[None], "anchors": np.stack([a @ weights.weight for a in at])}
+
+
+def _apart(inputs: DeviceInputs, sums: Any, anchors: Any, examples: int, grid: Grid) -> list[PlaneSums]:
+    """The sums plane by plane, those at the anchors by themselves."""
+    data, layout, size = inputs.problem.data, inputs.layout, len(grid.a) * len(grid.b)
+    weight = np.asarray(data.weight, float)
+    weight = (weight if layout.order is None else weight[layout.order])[:examples]
+    group, found = groups(layout, len(data))[:examples], []
+    for part, at in zip(sums, anchors, strict=True):
+        whole = moments.Total(part, weight, group)
+        risk = whole.means[0, size:] if inputs.direct else at / weight.sum()
+        found.append(PlaneSums(whole._replace(sums=part[:, :size]), risk))
+    return found
+
+
+def _precise_enough(total: moments.Total, execution: Execution, examples: int) -> bool:
+    """Whether the largest standard error is below the tolerance, of the mean over all `examples`."""
+    known = np.count_nonzero(total.weight)
+    if known < min(EXAMPLES_AT_LEAST, examples):
+        return False
+    risk, error = total.means[0], total.errors(of=examples).standard
+    return bool(np.nanmax(np.where(np.isfinite(risk), error, np.nan), initial=0.0) <= execution.allowed_error(risk))
 
 
 def _kept(inputs: DeviceInputs, planes: Sequence[Plane], grids: Sequence[Grid], execution: Execution) -> atomic.Blocks:
@@ -176,6 +239,7 @@ def _kept(inputs: DeviceInputs, planes: Sequence[Plane], grids: Sequence[Grid], 
         return atomic.Blocks(None, "")
     layout, options = inputs.layout, inputs.options
     sizes = (*options["tile"], execution.precision, layout.blocks, dict(layout.mesh.shape), layout.threads)
+    sizes += ("random order", ORDER_SEED) if layout.order is not None else ()
     of = block.direct_points if inputs.direct else lambda _, grid: tuple(grid)
     where = [(tuple(plane.affine), of(plane, grid)) for plane, grid in zip(planes, grids, strict=True)]
     computed = fingerprint(inputs.problem, options["losses"]), *options["route"][:2]

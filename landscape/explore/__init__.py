@@ -47,11 +47,17 @@ class Config:
     """Through three solutions with orthonormal or the paper's oblique axes; or through the first solution (pca: the
     last point of a trajectory)."""
     normalize: Literal["filter", "layer", "none"] = "filter"
-    """What the random directions are scaled by, in each branch by itself; a function's parameters are one branch."""
+    """What the random directions are scaled by, in each branch by itself; a function's parameters are one branch. A
+    filter holds the weights into one output unit, whatever the layout."""
+    vectors: bool = False
+    """Move biases and norm scales along the random directions too; as published they stay."""
     align: bool = False
-    """Align the branches of the other solutions to the first; before and after are drawn."""
+    """Permute and rescale units and branches of the solutions to match each other; before and after are drawn."""
     points: int = 51
     """Grid points along each axis."""
+    tolerance: str = ""
+    """Stop once the largest standard error of the surface is this small: in loss units (0.01) or as a share of the
+    surface's range (1%). The examples are then taken in a fixed random order; all of them when not given."""
     margin: float = 0.3
     """Share of the extent shown around the solutions (or the path)."""
     rise: float = 10.0
@@ -79,6 +85,10 @@ class Config:
             raise ValueError(f"--points wants at least 2 grid points along each axis; got {self.points}.")
         if not 0 <= self.margin < float("inf") or not 1 < self.rise < float("inf"):
             raise ValueError(f"--margin wants at least 0, --rise more than 1; got {self.margin:g} and {self.rise:g}.")
+        if self.tolerance and not _positive(self.tolerance.removesuffix("%")):
+            raise ValueError(
+                f"--tolerance wants loss units, such as 0.01, or a share, such as 1%; got {self.tolerance}."
+            )
         if self.triples < 1 or (self.triples > 1 and (self.solutions or self.plane not in NEEDS_THREE)):
             raise ValueError(
                 "--triples wants at least 1, and more only where planes go through trained solutions.\n"
@@ -96,6 +106,14 @@ class Config:
             names = f"--plane {self.plane} wants three solutions (a file may hold several)"
             if all(path.suffix != ".npz" for path in self.solutions):
                 raise ValueError(f"{names}; got {len(self.solutions)}.\n  With one or two, take --plane random.")
+
+
+def _positive(text: str) -> bool:
+    """Whether a text is a positive number."""
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
 
 
 def run(config: Config, run: Run) -> None:

@@ -16,7 +16,7 @@ from landscape.surfaces import Surface
 
 
 def draw(path: Path) -> None:
-    """figure, surface3d or alignment, and what there is of edges, paths, curvature and hessian; report.html."""
+    """Draw figure, surface3d or alignment; edges, paths, curvature and hessian if there are any; report.html."""
     measures = json.loads(path.joinpath("measures.json").read_text())
     stack = [_marked(s) for s in surfaces.load_stack(path / "surface.nc")]
     with np.load(path / "explore.npz") as stored:
@@ -26,16 +26,18 @@ def draw(path: Path) -> None:
     shown = [s for s in stack if s.metadata.get("triple", 0) == 0]
     last, titles = shown[-1], _titles(shown)
     names = titles if len(shown) == len(stack) else report.name_all(stack)
-    if len(shown) == 2:
+    if not all(np.isfinite(surface.risk).any() for surface in shown):
+        figures = {}  # there is nothing to draw; the report says so
+    elif len(shown) == 2:
         figures = {"figure": plots.row(shown, titles=titles), "alignment": plots.before_after(*shown)}
     else:
         figures = {"figure": plots.contour(last), "surface3d": plots.surface3d(last)}
     drawn = {name: line for name, line in edges.items() if "test " not in name and int(name.split()[-1]) <= 3}
     if drawn:  # those of the first triple
         figures["edges"] = plots.edges(drawn)
-    if trails:
+    if trails and figures:
         figures["paths"] = plots.trajectory(stack[0], trails)
-    if "slope_a" in last.layers:
+    if "slope_a" in last.layers and np.isfinite(last.layers["slope_a"]).any():
         figures["curvature"] = plots.curvatures(last)
     nodes, weights = _named(arrays, "nodes "), _named(arrays, "weights ")
     if nodes:
@@ -56,7 +58,7 @@ def draw(path: Path) -> None:
 
 
 def _marked(surface: Surface) -> Surface:
-    """The surface with its solutions marked: of the points of a trajectory only the last is one."""
+    """The surface with its solutions marked; of a trajectory only the last point is a solution."""
     count = 1 if surface.metadata.get("plane") == "trajectory_pca" else 0
     risk = np.asarray(surface.anchor_risk)
     return Surface(

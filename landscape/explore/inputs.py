@@ -1,4 +1,4 @@
-"""What a user names on the command line, made into a problem: network, data, loss and checkpoints."""
+"""The objects named on the command line (network, data, loss and checkpoints) made into a problem."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ SAME = 1e-6
 
 
 class About(NamedTuple):
-    """What is said of a network and its data.
+    """A network and its data in words.
 
     Attributes:
         title: Class and library, such as "CNN (flax nnx)"; empty for functions and our own networks.
@@ -42,15 +42,15 @@ class About(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Given(NamedTuple):
+class Target(NamedTuple):
     """A user's network with its data and loss.
 
     Attributes:
-        risk: What `evaluate` takes: a `Problem`, or risk(params).
-        problem: The problem, where there is one.
-        test: The same on test data.
-        like: What a checkpoint is compared with: the problem, or shapes; None if it is whatever the file holds.
-        about: What is said of the network: title, layout, state, notes.
+        risk: A `Problem`, or a function risk(params); `evaluate` takes either.
+        problem: The problem; None for a function.
+        test: The problem on test data.
+        like: The problem or shapes to which a checkpoint must fit; None if any tree will do.
+        about: The network and its data in words.
         data: Data sets by name, to be recorded.
     """
 
@@ -62,7 +62,7 @@ class Given(NamedTuple):
     data: Mapping[str, Dataset] = MappingProxyType({})
 
     def network_for(self, what: str) -> Problem:
-        """The problem, for what needs one.
+        """The problem, for a purpose that needs one.
 
         Raises:
             ValueError: There is only a function of the parameters.
@@ -82,8 +82,8 @@ class Loaded(NamedTuple):
     formats: str
 
 
-def of(config: Any, root: Path | None, key: jax.Array) -> Given:
-    """Everything that --network, --branches, --data, --test-data, --loss and --state name.
+def resolve(config: Any, root: Path | None, key: jax.Array) -> Target:
+    """The target of --network, --branches, --data, --test-data, --loss and --state.
 
     Raises:
         ValueError: Objects that do not fit together.
@@ -94,10 +94,10 @@ def of(config: Any, root: Path | None, key: jax.Array) -> Given:
         network: Any = MultiBranch(relu_branch(10, summed_over=30), 30, average=False)
         data = data_of(config.data, "--data", root=root, limit=config.limit) if config.data else None
         return _problem(network, data or datasets.synthetic_teacher(key), config, tested(config, root, ""), About())
-    target, name = named(config.network, "--network"), f"--network {config.network}"
+    module, name = named(config.network, "--network"), f"--network {config.network}"
     data = data_of(config.data, "--data", root=root, limit=config.limit) if config.data else None
     _refuse_missing((*config.solutions, *config.paths))
-    (found, state), data, layout = _read(target, data, config, name)
+    (found, state), data, layout = _read(module, data, config, name)
     if found.risk is not None:
         return _function(found.risk, config)
     if data is None:
@@ -120,12 +120,12 @@ def _refuse_missing(paths: Sequence[Path]) -> None:
             raise FileNotFoundError(f"{path} does not exist; a checkpoint was wanted.")
 
 
-def _read(target: Any, data: Dataset | None, config: Any, name: str) -> tuple[Any, Dataset | None, str]:
-    """The network with its state, the data as it accepts them, and the layout of built-in images."""
+def _read(module: Any, data: Dataset | None, config: Any, name: str) -> tuple[Any, Dataset | None, str]:
+    """The network with its state, the data in an accepted layout, and the layout of built-in images."""
     if data is None or config.data not in layouts.SIZES:
         if config.layout:
             raise ValueError(f"--layout {config.layout} is for --data mnist or cifar10; other data come as they are.")
-        return _form(target, None if data is None else data.taken(slice(1)).x, config, name), data, ""
+        return _form(module, None if data is None else data.taken(slice(1)).x, config, name), data, ""
 
     def fits(found: tuple[modules.Form, str], laid: Dataset) -> None:
         form = found[0]
@@ -137,44 +137,44 @@ def _read(target: Any, data: Dataset | None, config: Any, name: str) -> tuple[An
             if config.solutions and not config.branches and modules.is_linen(form.make):
                 checkpoints.read(config.solutions[0], shapes)  # its shapes depend on those of the data
 
-    order = (config.layout,) if config.layout else layouts.ORDERS[modules.library(target)]
-    return layouts.first_fitting(data, config.data, order, lambda x: _form(target, x, config, name), fits)
+    order = (config.layout,) if config.layout else layouts.ORDERS[modules.library(module)]
+    return layouts.first_fitting(data, config.data, order, lambda x: _form(module, x, config, name), fits)
 
 
-def _form(target: Any, example: Any, config: Any, name: str) -> tuple[modules.Form, str]:
-    """The network and its state; left open, statistics are frozen where the first checkpoint holds them."""
+def _form(module: Any, example: Any, config: Any, name: str) -> tuple[modules.Form, str]:
+    """The network and its state. With "auto", statistics are frozen if the first checkpoint holds them."""
     if config.state != "auto":
-        return modules.read(target, example, config.state, name), config.state
+        return modules.read(module, example, config.state, name), config.state
     try:
-        return modules.read(target, example, "none", name), "none"
+        return modules.read(module, example, "none", name), "none"
     except ValueError:
         if example is None or not config.solutions:
             raise
-        found = modules.read(target, example, "frozen", name)
+        found = modules.read(module, example, "frozen", name)
         held = modules.statistics(found.make, example)
         if not held or checkpoints.load_if_there(config.solutions[0], held) is None:
             raise
         return found, "frozen"
 
 
-def _function(risk: Any, config: Any) -> Given:
+def _function(risk: Any, config: Any) -> Target:
     if config.state not in ("none", "auto") or config.branches:
         raise ValueError(
             f"--network {config.network} is a function risk(params): what becomes of its state and branches is in it.\n"
             "  Leave --state and --branches out, or name the module itself."
         )
     if not config.solutions:
-        return Given(risk)
+        return Target(risk)
     found = parameters.of_function(risk, config.solutions[0])
-    return Given(lambda w: risk(found.whole(w)), like=jax.eval_shape(lambda: found.tree))
+    return Target(lambda w: risk(found.whole(w)), like=jax.eval_shape(lambda: found.tree))
 
 
-def _problem(network: Any, data: Dataset, config: Any, test: Dataset | None, about: About) -> Given:
+def _problem(network: Any, data: Dataset, config: Any, test: Dataset | None, about: About) -> Target:
     network = _with_parameters(network, data, config)
     network = MultiBranch(network, 1) if isinstance(network, Network) else network
     problem = Problem(data, network, loss_of(config.loss))
     tested = Problem(test, network, problem.loss) if test else None
-    return Given(problem, problem, tested, problem, about, _named_data(data, test))
+    return Target(problem, problem, tested, problem, about, _named_data(data, test))
 
 
 def _with_parameters(network: Any, data: Dataset, config: Any) -> Any:
@@ -193,7 +193,7 @@ def _named_data(data: Dataset, test: Dataset | None) -> dict[str, Dataset]:
 
 
 def _with_statistics(found: modules.Form, data: Dataset, config: Any, state: str) -> tuple[Any, str]:
-    """The network with the state of the first checkpoint where it holds one; and what is said of it."""
+    """The network with the state of the first checkpoint, if it holds one; and a note on it."""
     held = modules.statistics(found.make, data.taken(slice(1)).x) if state == "frozen" else None
     if not held:
         return found.network, ""
@@ -209,7 +209,7 @@ def _with_statistics(found: modules.Form, data: Dataset, config: Any, state: str
     return modules.with_statistics(found.make, data.taken(slice(1)).x, stored), f"BatchNorm frozen as {first} holds it"
 
 
-def _recomputed(found: modules.Form, data: Dataset, config: Any, test: Dataset | None, about: About) -> Given:
+def _recomputed(found: modules.Form, data: Dataset, config: Any, test: Dataset | None, about: About) -> Target:
     if not modules.statistics(found.make, data.taken(slice(1)).x):
         raise ValueError(f"--network {config.network} has no statistics to be recomputed; leave --state out.")
     loss = loss_of(config.loss)
@@ -228,25 +228,25 @@ def _recomputed(found: modules.Form, data: Dataset, config: Any, test: Dataset |
     risk = modules.recomputed_risk(found.make, data, loss, num_branches=config.branches, quantities=extra)
     like = jax.eval_shape(network.init, jax.random.key(0))
     about = about._replace(notes=(note, *about.notes))
-    return Given(risk, like=like, about=about, data=_named_data(data, test))
+    return Target(risk, like=like, about=about, data=_named_data(data, test))
 
 
-def suited(to: Given, params: Params) -> Given:
-    """The same with the loss that fits the scale of the network's outputs: cross-entropy takes probabilities too.
+def suited(target: Target, params: Params) -> Target:
+    """The target with cross-entropy of probabilities if the network's outputs are probabilities.
 
     Args:
-        to: What was given.
+        target: The network with its data and loss.
         params: The first solution, or initial parameters.
 
     Raises:
         ValueError: The loss wants log-probabilities, and the outputs are none.
     """
-    if to.problem is None or to.problem.loss not in (losses.logistic, losses.nll):
-        return to
-    f = np.asarray(
-        to.problem.network.apply(params, jax.tree.map(jnp.asarray, to.problem.data.taken(slice(FEW)).x)), np.float64
-    )
-    if to.problem.loss is losses.nll:
+    problem, test = target.problem, target.test
+    if problem is None or problem.loss not in (losses.logistic, losses.nll):
+        return target
+    few = jax.tree.map(jnp.asarray, problem.data.taken(slice(FEW)).x)
+    f = np.asarray(problem.network.apply(params, few), np.float64)
+    if problem.loss is losses.nll:
         total = np.exp(np.logaddexp.reduce(f, -1))
         if np.isfinite(f).all() and not np.allclose(total, 1, atol=1e-2):
             raise ValueError(
@@ -254,19 +254,19 @@ def suited(to: Given, params: Params) -> Given:
                 f"to {total.min():.3g} … {total.max():.3g}.\n  For scores or probabilities take --loss cross_entropy."
             )
     elif f.shape[-1] > 1 and f.min() >= 0 and np.allclose(f.sum(-1), 1, atol=1e-3):
-        problem, test = (part and replace(part, loss=losses.log_of_probability) for part in (to.problem, to.test))
-        notes = (*to.about.notes, "outputs are probabilities")
-        return to._replace(risk=problem, problem=problem, test=test, like=problem, about=to.about._replace(notes=notes))
-    return to
+        problem, test = (part and replace(part, loss=losses.log_of_probability) for part in (problem, test))
+        about = target.about._replace(notes=(*target.about.notes, "outputs are probabilities"))
+        return target._replace(risk=problem, problem=problem, test=test, like=problem, about=about)
+    return target
 
 
-def load_all(config: Any, to: Given) -> Loaded:
+def load_all(config: Any, target: Target) -> Loaded:
     """The checkpoints of --solutions and --paths.
 
     Raises:
         ValueError: Checkpoints of another network, of different networks, or too few of them.
     """
-    files = [(path, checkpoints.read(path, to.like)) for path in (*config.paths, *config.solutions)]
+    files = [(path, checkpoints.read(path, target.like)) for path in (*config.paths, *config.solutions)]
     _refuse_structures([(path, w) for path, found in files for w in found.solutions])
     count = len(config.paths)
     paths = {name: found.solutions for name, (_, found) in zip(labels(config.paths), files[:count], strict=True)}
@@ -284,7 +284,7 @@ def load_all(config: Any, to: Given) -> Loaded:
     everything = [w for _, w in loaded] + [w for path in paths.values() for w in path]
     if everything:
         planes.check_solutions(*everything)
-    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths, _remarks(files), formats)
+    return Loaded([w for _, w in loaded], [name for name, _ in loaded], paths, _remarks(files, target), formats)
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -316,12 +316,22 @@ def _refuse_structures(found: Sequence[tuple[Path, Params]]) -> None:
             raise ValueError(f"{path} and {found[0][0]} hold parameters of different structure; name one network's.")
 
 
-def _remarks(files: Sequence[tuple[Path, checkpoints.Checkpoint]]) -> list[str]:
-    """What was left out of files and cast; equal remarks once, with the first file they are about."""
+def _remarks(files: Sequence[tuple[Path, checkpoints.Checkpoint]], target: Target) -> list[str]:
+    """Remarks on what was left out of files or cast; equal remarks once, with their first file.
+
+    Statistics that are kept or recomputed make no remark: the network's description says what becomes of them.
+    """
     first: dict[str, Path] = {}
     for path, found in files:
+        if target.about.state != "none":
+            found = found._replace(left_out=tuple(name for name in found.left_out if not _is_statistic(name)))
         first.setdefault(found.remark, path)
     return [f"{path}: {remark}" for remark, path in first.items() if remark]
+
+
+def _is_statistic(name: str) -> bool:
+    words = name.split("/")
+    return words[-1] in ("running_mean", "running_var", "num_batches_tracked") or "batch_stats" in words
 
 
 def refuse_equal(solutions: Sequence[Params], names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The shape in which images come, flat or with height, width and channels: the one that the network accepts."""
+"""The layout of built-in images, flat or with height, width and channels, that a network accepts."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ since what flattens its input itself takes every layout."""
 
 
 def shape(name: str, layout: str) -> tuple[int, ...]:
-    """The shape of one example of `mnist` or `cifar10` in a layout; () where it has none, as colours without channels.
+    """The shape of one example of `mnist` or `cifar10` in a layout; () if the layout cannot hold it.
 
     >>> shape("cifar10", "nhwc")
     (32, 32, 3)
@@ -39,7 +39,7 @@ def shape(name: str, layout: str) -> tuple[int, ...]:
 
 
 def arranged(data: Dataset, name: str, layout: str) -> Dataset:
-    """A data set that came flat, channels first, in a layout."""
+    """A flat data set, channels first, brought into a layout."""
     x = data.x
     if layout == "nhwc":
         x = x.reshape(len(data), *shape(name, "nchw")).transpose(0, 2, 3, 1)
@@ -49,7 +49,7 @@ def arranged(data: Dataset, name: str, layout: str) -> Dataset:
 def first_fitting(
     data: Dataset, name: str, layouts: tuple[str, ...], read: Callable[[Any], T], fits: Callable[[T, Dataset], None]
 ) -> tuple[T, Dataset, str]:
-    """What is read of a network with the first layout of the data that it accepts; the data and the layout.
+    """The network read with the first layout of the data that it accepts; the data in it; the layout.
 
     Args:
         data: Flat.
@@ -70,7 +70,7 @@ def first_fitting(
         try:
             found = read(laid.x[:1])
             fits(found, laid)
-        except Exception as error:  # whatever a stranger's code raises at another shape
+        except Exception as error:  # other code raises anything for another shape
             refused.append((" x ".join(map(str, size)), error))
         else:
             return found, laid, layout
@@ -92,7 +92,7 @@ def _none(name: str, refused: list[tuple[str, Exception]]) -> ValueError:
 
 
 def accepts(network: Network | MultiBranch, params: Any, data: Dataset) -> None:
-    """Nothing, where the network maps examples to one vector of outputs each.
+    """Check that the network maps each example to one vector of outputs.
 
     Args:
         network: The network.

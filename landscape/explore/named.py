@@ -1,4 +1,4 @@
-"""What MODULE:NAME and short names mean on the command line: objects, data sets, losses and further quantities."""
+"""Resolving MODULE:NAME and short names of the command line: objects, data sets, losses, further quantities."""
 
 import importlib
 import os
@@ -53,7 +53,7 @@ def data_of(text: str, option: str, *, split: str = "train", root: Path | None =
     if isinstance(found, Dataset):
         return found
     if isinstance(found, tuple | list) and len(found) in (2, 3):
-        return Dataset(*(np.asarray(part) for part in found), name=text)
+        return Dataset(*found, name=text)
     raise ValueError(f"{option} {text} is {type(found).__name__}; wanted a Dataset, (x, y) or (x, y, weight).")
 
 
@@ -82,7 +82,7 @@ def tested(config: Any, root: Path | None, layout: str) -> Dataset | None:
 def further(data: Dataset) -> Mapping[str, Loss]:
     """The accuracy as a further quantity, where the labels are classes (of examples or of their tokens) or ±1.
 
-    Examples without a label that counts have no part in the mean.
+    Examples without a valid label have no part in the mean.
     """
     y = np.asarray(data.y)
     if y.ndim == 1 and np.isin(y, (-1, 1)).all():

@@ -1,14 +1,13 @@
-"""Which entries of a checkpoint are parameters of a function: those in floating point that it reads."""
+"""The entries of a checkpoint that are parameters of a function: the floating-point arrays that it reads."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from landscape import checkpoints
-from landscape.compiler import flatten
+from landscape.planes.parameters import read_by
 
 Params = Any
 
@@ -18,7 +17,7 @@ class Parameters(NamedTuple):
 
     Attributes:
         tree: Those of the checkpoint, as nested dictionaries.
-        whole: Maps parameters to the tree that the function takes, everything else as the checkpoint holds it.
+        whole: Maps parameters to the tree that the function takes; other entries are the checkpoint's.
     """
 
     tree: Params
@@ -28,7 +27,7 @@ class Parameters(NamedTuple):
 def of_function(f: Callable[[Params], Any], path: Path) -> Parameters:
     """The parameters of a function, by its trace at a checkpoint.
 
-    Counters, random keys, and moments that the function does not read would else be coordinates of a plane.
+    Counters, random keys and unread moments must not become coordinates of a plane.
 
     Args:
         f: A function of the tree that the checkpoint holds.
@@ -41,8 +40,9 @@ def of_function(f: Callable[[Params], Any], path: Path) -> Parameters:
     try:
         every = checkpoints.read(path, everything=True).solutions[0]
         leaves, structure = jax.tree_util.tree_flatten_with_path(every)
-        free = _floats_that_are_read(f, leaves, structure)
-    except Exception:  # a function that does not take this tree fails where it is called, with its own error
+        free = [n for n, read in enumerate(read_by(f, every)) if read]
+    except Exception:  # whatever a stranger's function raises where it does not take this tree
+        _refuse_misfit(f, plain, path)
         return Parameters(plain, lambda w: w)
     if not free or len(free) == len(leaves):
         return Parameters(plain, lambda w: w)
@@ -54,19 +54,22 @@ def of_function(f: Callable[[Params], Any], path: Path) -> Parameters:
     return Parameters(_pruned(every, {jax.tree_util.keystr(leaves[n][0]) for n in free}), whole)
 
 
-def _floats_that_are_read(f: Callable[[Params], Any], leaves: list[tuple[Any, Any]], structure: Any) -> list[int]:
-    """Positions of the floating-point leaves that appear in the equations of f."""
-    floats = [n for n, (_, leaf) in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+def _refuse_misfit(f: Callable[[Params], Any], tree: Params, path: Path) -> None:
+    """Refuse a checkpoint that a function cannot be called with.
 
-    def g(*values: jax.Array) -> Any:
-        filled = [leaf for _, leaf in leaves]
-        for n, value in zip(floats, values, strict=True):
-            filled[n] = value
-        return f(structure.unflatten(filled))
-
-    jaxpr = flatten.flat(jax.make_jaxpr(g)(*(leaves[n][1] for n in floats))).jaxpr
-    read = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
-    return [n for n, variable in zip(floats, jaxpr.invars, strict=True) if id(variable) in read]
+    Raises:
+        ValueError: The function raises something.
+    """
+    try:
+        jax.eval_shape(f, tree)
+    except Exception as error:
+        names = [jax.tree_util.keystr(where) for where, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        more = f" and {len(names) - 4} more" if names[4:] else ""
+        text = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"The function cannot be called with what {path} holds, {', '.join(names[:4])}{more} "
+            f"({type(error).__name__}: {text}).\n  Of a training state it is given the parameters alone."
+        ) from error
 
 
 def _pruned(tree: Any, kept: set[str], where: tuple[Any, ...] = ()) -> Any:

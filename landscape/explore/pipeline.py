@@ -1,4 +1,4 @@
-"""The work of `landscape explore`: solutions, plane, surface with its layers, and what is measured beside it."""
+"""The work of `landscape explore`: solutions, plane, surface with its layers, and further measures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,22 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from landscape import convexity, evaluation, planes, report, surfaces
+from landscape import alignment, convexity, evaluation, planes, report, surfaces
 from landscape.arrays import trees
 from landscape.compiler.flatten import jaxpr_hash
 from landscape.evaluation import pointwise
 from landscape.explore import inputs, measures, named, view
-from landscape.explore.inputs import Given
+from landscape.explore.inputs import Target
 from landscape.files import atomic
 from landscape.paper import trends
 from landscape.planes import Plane
+from landscape.plots import caption
 from landscape.runs import Run, estimate
 from landscape.surfaces import Surface
 from landscape.training import train
 
 Params = Any
 RADIUS_POINTS = 100
-"""Evaluations to choose the extent of a plane through one solution, about."""
+"""Approximate number of evaluations to choose the extent of a plane through one solution."""
 
 
 class Found(NamedTuple):
@@ -36,12 +37,12 @@ class Found(NamedTuple):
 
 
 class View(NamedTuple):
-    """Which of the solutions are shown together, and whether aligned.
+    """The solutions shown together on one plane.
 
     Attributes:
-        triple: Which triple, from 0.
-        part: Its solutions among all.
-        aligned: Whether the branches of the others are aligned to the first's.
+        triple: Index of the triple.
+        part: Slice of its solutions among all.
+        aligned: Whether the solutions are aligned to each other.
     """
 
     triple: int
@@ -50,7 +51,7 @@ class View(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """A word for names."""
+        """Prefix of names."""
         return "aligned " if self.aligned else ""
 
 
@@ -62,10 +63,10 @@ def _views(config: Any, solutions: Sequence[Params]) -> list[View]:
 
 
 class Line(NamedTuple):
-    """One run of the line: what was asked, what was given, where it is kept, and the fingerprint of the functions."""
+    """One run: configuration, target, run directory, and the fingerprint of the functions."""
 
     config: Any
-    to: Given
+    target: Target
     run: Run
     key: str
 
@@ -75,41 +76,41 @@ class Line(NamedTuple):
 
 
 def run(config: Any, run: Run) -> None:
-    """Compute everything that `explored.draw` draws: surface.nc, explore.npz, measures.json."""
+    """Compute surface.nc, explore.npz and measures.json, from which `figures.draw` draws."""
     keys = jax.random.split(jax.random.key(run.options.seed), 4)
-    to = inputs.of(config, run.options.data_root, keys[0])
-    for name, data in to.data.items():
+    target = inputs.resolve(config, run.options.data_root, keys[0])
+    for name, data in target.data.items():
         run.data(data, name)
-    loaded = inputs.load_all(config, to)
-    _refuse(config, to, loaded)
-    example = loaded.solutions[0] if loaded.solutions else to.network_for("Training").network.init(keys[1])
-    to = inputs.suited(to, example)
-    key, compiled = _fingerprint(to, example, run)
-    line = Line(config, to, run, key)
+    loaded = inputs.load_all(config, target)
+    _refuse(config, target, loaded)
+    example = loaded.solutions[0] if loaded.solutions else target.network_for("Training").network.init(keys[1])
+    target = inputs.suited(target, example)
+    key, compiled = _fingerprint(target, example, run)
+    line = Line(config, target, run, key)
     _announce(line, loaded, example, compiled)
     found = Found(*loaded[:3]) if loaded.solutions else _trained(line, keys[1], loaded.paths)
     drawn, arrays, barriers = [], {}, {}
     for shown in _views(config, found.solutions):
         chosen = found.solutions[shown.part]
-        chosen = trends.aligned(to.network_for("--align"), chosen) if shown.aligned else chosen
+        chosen = trends.aligned(target.network_for("--align"), chosen) if shown.aligned else chosen
         plane, surface = _surface(line, chosen, found.paths, keys[2], shown)
-        edges = measures.edges(to, chosen[:3], shown.prefix, line.keep, first=shown.part.start)
+        edges = measures.edges(target, chosen[:3], shown.prefix, line.keep, first=shown.part.start)
         heights = {name: convexity.barrier(values) for name, values in edges.items()}
         surface = replace(surface, metadata={**surface.metadata, "barriers": _by_data(heights)})
-        drawn.append(measures.bent(to, plane, surface, run) if config.curvature else surface)
-        if not drawn[1:]:  # the recorded steps are those of the networks as they were trained
+        drawn.append(measures.add_curvature(target, plane, surface, run) if config.curvature else surface)
+        if not drawn[1:]:  # the recorded steps belong to the solutions before alignment
             arrays |= {f"path {k}": planes.project(plane, path) for k, path in found.paths.items()}
         arrays |= {f"edge {name}": values for name, values in edges.items()}
         barriers |= heights
     beside: dict[str, Any] = {"barriers": barriers}
     if config.spectrum:
-        more, beside["hessian"] = measures.spectra(to, found.solutions[:3], keys[3], run, line.keep)
+        more, beside["hessian"] = measures.spectra(target, found.solutions[:3], keys[3], run, line.keep)
         arrays |= more
     _write(run, drawn, arrays, beside)
 
 
 def _by_data(heights: Mapping[str, float]) -> dict[str, list[float]]:
-    """Barriers by the name of their edge as a surface carries them: of the training and of the test data."""
+    """Barriers of training and test data by edge, in the form of a surface's metadata."""
     found: dict[str, list[float]] = {}
     for name, height in heights.items():
         found.setdefault("test" if "test " in name else "train", []).append(height)
@@ -117,7 +118,7 @@ def _by_data(heights: Mapping[str, float]) -> dict[str, list[float]]:
 
 
 def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray], beside: dict[str, Any]) -> None:
-    """The files that remain, and what is printed at the end."""
+    """Write the result files and print the end."""
     surfaces.save_stack(run.file("surface.nc"), drawn)
     atomic.save_arrays(run.file("explore.npz"), arrays, run.name)
     records = [r | {"aligned": bool(s.metadata["aligned"])} for s in drawn for r in report.records([s])]
@@ -126,15 +127,19 @@ def _write(run: Run, drawn: Sequence[Surface], arrays: Mapping[str, np.ndarray],
     run.clear()
 
 
-def _refuse(config: Any, to: Given, loaded: inputs.Loaded) -> None:
-    """Everything that can be refused before long work.
+def _refuse(config: Any, target: Target, loaded: inputs.Loaded) -> None:
+    """Refuse wrong use before anything long starts.
 
     Raises:
         ValueError: What cannot be aligned, trained or drawn; equal solutions; a loss that is not deterministic.
     """
-    if config.align and to.network_for("--align").network.total < 2:
-        raise ValueError("--align wants a multi-branch network: what is exchanged are its branches.")
-    if not loaded.solutions and to.problem is None:
+    if config.align and not alignment.symmetries(target.network_for("--align")).found:
+        raise ValueError("--align wants branches or units that may change places; this network has none.")
+    if config.tolerance and target.problem is None:
+        raise ValueError(
+            f"--tolerance is for a mean over examples; {config.network} is a function of the parameters alone."
+        )
+    if not loaded.solutions and target.problem is None:
         raise ValueError("Without a network and data nothing can be trained: name the checkpoints with --solutions.")
     if config.plane in ("solutions", "oblique"):
         inputs.refuse_equal(loaded.solutions, loaded.names)
@@ -143,23 +148,23 @@ def _refuse(config: Any, to: Given, loaded: inputs.Loaded) -> None:
         raise ValueError(f"--plane pca wants at least 3 points, of --paths or of --solutions; got {points}.")
 
 
-def _fingerprint(to: Given, example: Params, run: Run) -> tuple[str, Any]:
-    """What all stages depend on, the functions and their data; and a function of the parameters, compiled.
+def _fingerprint(target: Target, example: Params, run: Run) -> tuple[str, Any]:
+    """Fingerprint of the functions and data, on which all stages depend; and a compiled function risk(params).
 
     Raises:
         ValueError: The functions are not the same when they are traced, or called, a second time; no scalars.
     """
-    if to.problem is None:
-        _, risk = pointwise.quantities(to.risk, Plane(example, example, example, np.zeros((0, 2))))
+    if target.problem is None:
+        _, risk = pointwise.quantities(target.risk, Plane(example, example, example, np.zeros((0, 2))))
         traced = [jaxpr_hash(lambda w: risk(w), example) for _ in range(2)]
         compiled = jax.jit(risk).lower(example).compile()
         _refuse_wandering(traced, [np.asarray(compiled(example)) for _ in range(2)])
         return atomic.fingerprint(traced[0], run.options.precision), compiled
-    network, loss, data = to.problem.network, to.problem.loss, to.problem.data
+    network, loss, data = target.problem.network, target.problem.loss, target.problem.data
     some = np.flatnonzero(np.asarray(data.weight))[: inputs.FEW]
     few = data.taken(some)
     traced = [jaxpr_hash(lambda w, x, y: loss(network.apply(w, x), y), example, few.x, few.y) for _ in range(2)]
-    risk = replace(to.problem, data=few).risk
+    risk = replace(target.problem, data=few).risk
     _refuse_wandering(traced, [np.asarray(risk(example)) for _ in range(2)])
     return atomic.fingerprint(traced[0], data.fingerprint, run.options.precision), None
 
@@ -176,30 +181,30 @@ def _refuse_wandering(traced: Sequence[str], values: Sequence[np.ndarray]) -> No
 
 
 def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any) -> None:
-    """What is explored, and the plan: devices, memory, operations or points, time."""
-    config, to, run = line.config, line.to, line.run
+    """Announce the target and the plan: devices, memory, operations or points, time."""
+    config, target, run = line.config, line.target, line.run
     count = len(loaded.solutions) or 3 * config.triples
     views = len(_views(config, range(count)))
     source = f"({loaded.formats})" if loaded.solutions else "to train"
-    title = f"{to.about.title}, " if to.about.title else ""
-    known = [f"{title}{trees.size(example):,} parameters · {count} solutions {source}", *to.about.notes]
-    known.insert(1, to.about.layout or _what(to))
-    more = [_what(to)] * bool(to.about.layout) + [config.loss] * bool(to.data) + [f"plane {config.plane}"]
-    run.say("explore:", " · ".join(known) + ("\n" if to.about.layout else " · ") + " · ".join(more))
+    title = f"{target.about.title}, " if target.about.title else ""
+    known = [f"{title}{trees.size(example):,} parameters · {count} solutions {source}", *target.about.notes]
+    known.insert(1, target.about.layout or _what(target))
+    more = [_what(target)] * bool(target.about.layout) + [config.loss] * bool(target.data) + [f"plane {config.plane}"]
+    run.say("explore:", " · ".join(known) + ("\n" if target.about.layout else " · ") + " · ".join(more))
     pairs = min(count, 3) * (min(count, 3) - 1) // 2
-    examples = len(to.problem.data) if to.problem else 0
-    share = len(to.test.data) / examples if to.test else 0.0
+    examples = len(target.problem.data) if target.problem else 0
+    share = len(target.test.data) / examples if target.test else 0.0
     single = RADIUS_POINTS if config.plane in ("random", "hessian", "gradient") else 0
     amount = estimate.Amount(
         points=config.points,
         surfaces=views * (1 + share),
         evaluations=round(views * (pairs * measures.ON_AN_EDGE * (1 + share) + single)),
         hvp_calls=measures.PRODUCTS * min(count, 3) * config.spectrum + 100 * (config.plane in ("hessian", "gradient")),
-        bent=views * config.points**2 * config.curvature,
+        curvature_points=views * config.points**2 * config.curvature,
         trained=0 if loaded.solutions else count * config.steps * min(config.batch_size, examples),
     )
-    if to.problem:
-        plan = estimate.of_problem(to.problem, amount, run.options.memory_bytes)
+    if target.problem:
+        plan = estimate.of_problem(target.problem, amount, run.options.memory_bytes)
     else:
         plan = estimate.of_function(compiled, example, amount)
     run.plan(f"{config.points} x {config.points} points", *plan.words())
@@ -207,11 +212,11 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
         run.say("note", remark)
 
 
-def _what(to: Given) -> str:
+def _what(target: Target) -> str:
     """The function that is shown, in words."""
-    if to.problem is None:
-        return "risk(params)" + "".join(f" of {data.name}" for name, data in to.data.items() if name == "data")
-    data, network = to.problem.data, to.problem.network
+    if target.problem is None:
+        return "risk(params)" + "".join(f" of {data.name}" for name, data in target.data.items() if name == "data")
+    data, network = target.problem.data, target.problem.network
     branches = f"{network} · " if network.total > 1 else ""
     shape = " and ".join("x".join(map(str, x.shape)) or "1" for x in jax.tree.leaves(data.example))
     return f"{branches}{len(data):,} examples in R^{shape} ({data.name})"
@@ -219,7 +224,7 @@ def _what(to: Given) -> str:
 
 def _trained(line: Line, key: jax.Array, paths: dict[str, list[Params]]) -> Found:
     """Three solutions, and their trajectories unless others are given."""
-    config, run, problem = line.config, line.run, line.to.network_for("Training")
+    config, run, problem = line.config, line.run, line.target.network_for("Training")
 
     def compute() -> dict[str, Any]:
         with run.bar("train", config.steps, "steps") as bar:
@@ -254,21 +259,22 @@ def _surface(
     line: Line, solutions: Sequence[Params], paths: Mapping[str, list[Params]], key: jax.Array, shown: View
 ) -> tuple[Plane, Surface]:
     """The plane, and the surface on it with its layers."""
-    config, to, run = line.config, line.to, line.run
+    config, target, run = line.config, line.target, line.run
 
     def compute() -> dict[str, Any]:
-        plane = view.plane_of(config, to, solutions, paths, key)
-        return view.to_arrays(plane, *view.grid_of(config, to.risk, plane))
+        plane = view.plane_of(config, target, solutions, paths, key)
+        return view.to_arrays(plane, *view.grid_of(config, target.risk, plane))
 
     depends = (list(solutions), paths if config.plane == "pca" else {})
     stored = line.keep("plane", depends, compute)
     plane, grid, words = view.from_arrays(stored, solutions[0])
-    layers = named.further(to.problem.data) if to.problem else None
+    layers = named.further(target.problem.data) if target.problem else None
     with run.bar(f"{shown.prefix}surface", grid.a.size * grid.b.size, "points") as bar:
-        found = evaluation.surface_on(to.risk, plane, grid, run.execution(bar), layers)
+        execution = replace(run.execution(bar), tolerance=config.tolerance or None)
+        found = evaluation.surface_on(target.risk, plane, grid, execution, layers)
     more = dict(found.layers)
-    if to.test:
-        tested = evaluation.surface_on(to.test, plane, grid, run.execution(), layers)
+    if target.test:
+        tested = evaluation.surface_on(target.test, plane, grid, replace(execution, progress=False), layers)
         more |= {"test risk": tested.risk, **{f"test {k}": v for k, v in tested.layers.items()}}
     if config.weight_decay:
         more["regulariser"] = view.regulariser(plane, grid, config.weight_decay)
@@ -277,10 +283,10 @@ def _surface(
         aligned=shown.aligned,
         triple=shown.triple,
         extent=words,
-        state=to.about.state,
-        network=to.about.title or None,
-        layout=to.about.layout or None,
-        notes=" · ".join(to.about.notes) or None,
+        state=target.about.state,
+        network=target.about.title or None,
+        layout=target.about.layout or None,
+        notes=" · ".join(target.about.notes) or None,
         files=", ".join(map(str, config.solutions)) or None,
         gram=planes.gram_of(plane).tolist(),
         not_finite=int(np.count_nonzero(~np.isfinite(found.risk))),
@@ -297,6 +303,8 @@ def _say(run: Run, drawn: Sequence[Surface], barriers: Mapping[str, float]) -> N
     if last.metadata["not_finite"]:
         missing = last.metadata["not_finite"]
         run.say("note", f"{missing:,} of {last.risk.size:,} points are not finite; they are masked in pictures")
+    if words := caption.sampling(drawn):
+        run.say("sampling", words)
     run.say("extent", last.metadata["extent"])
     if barriers:
         run.say(

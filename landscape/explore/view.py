@@ -1,4 +1,4 @@
-"""Which plane `landscape explore` shows, and how much of it."""
+"""The plane of `landscape explore` and its extent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,18 +9,18 @@ import numpy as np
 
 from landscape import planes
 from landscape.arrays import trees
-from landscape.explore.inputs import Given
+from landscape.explore.inputs import Target
 from landscape.planes import Plane, spectrum
 from landscape.planes.grids import Grid, grid_around
 
 Params = Any
 LEAST = 0.01
-"""A loss below this at the centre counts as this, where an extent is chosen."""
+"""Least loss at the centre when an extent is chosen; smaller losses count as this."""
 MOST = 1e6
 
 
 def plane_of(
-    config: Any, to: Given, solutions: Sequence[Params], paths: Mapping[str, Sequence[Params]], key: jax.Array
+    config: Any, target: Target, solutions: Sequence[Params], paths: Mapping[str, Sequence[Params]], key: jax.Array
 ) -> Plane:
     """The plane that --plane names."""
     if config.plane == "solutions":
@@ -28,12 +28,14 @@ def plane_of(
     if config.plane == "oblique":
         return planes.oblique_through_solutions(*solutions[:3])
     if config.plane == "random":
-        network, axis = (to.problem, None) if to.problem else (None, False)  # a function has no branches to tell apart
-        return planes.random_filter_normalized(key, solutions[0], config.normalize, network=network, branch_axis=axis)
+        axis = None if target.problem else False  # a function has no branches to tell apart
+        return planes.random_filter_normalized(
+            key, solutions[0], config.normalize, network=target.risk, branch_axis=axis, vectors=config.vectors
+        )
     if config.plane == "pca":
         return planes.trajectory_pca(next(iter(paths.values())) if paths else solutions)
     build = planes.top_hessian if config.plane == "hessian" else planes.gradient_curvature
-    return build(to.risk, solutions[0], key)
+    return build(target.risk, solutions[0], key)
 
 
 def to_arrays(plane: Plane, grid: Grid, extent: str) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def to_arrays(plane: Plane, grid: Grid, extent: str) -> dict[str, Any]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], like: Params) -> tuple[Plane, Grid, str]:
-    """What `to_arrays` wrote, for parameters like those given."""
+    """Read the arrays of `to_arrays`, for parameters like the given ones."""
     structure = jax.tree.structure(like)
     trio = [
         structure.unflatten([jnp.asarray(arrays[f"{name}{n}"]) for n in range(structure.num_leaves)])
@@ -63,6 +65,8 @@ def grid_of(config: Any, risk: Any, plane: Plane) -> tuple[Grid, str]:
         return grid_around(plane, config.points, config.margin), f"the solutions and {config.margin:.0%} around"
     size, met = radius(risk, plane, config.rise)
     axis = np.linspace(-size, size, config.points)
+    if met == "nothing":
+        return Grid(axis, axis), f"radius {size:.3g}: the loss at the centre is not finite"
     if not met:
         return Grid(axis, axis), f"radius {size:.3g}: the loss never rises to {config.rise:g} times that of the centre"
     least = f" (taken as {LEAST:g})" if met == "least" else ""
@@ -70,7 +74,7 @@ def grid_of(config: Any, risk: Any, plane: Plane) -> tuple[Grid, str]:
 
 
 def _around_path(plane: Plane, points: int, margin: float) -> Grid:
-    """A square around a path, which mostly runs along the first direction: a strip would hide what lies beside it."""
+    """A square around a path. A path mostly runs along the first direction, and a strip would hide its surroundings."""
     low, high = plane.anchors.min(0), plane.anchors.max(0)
     half = (0.5 + margin) * float(np.max(high - low))
     return Grid(*(np.linspace(middle - half, middle + half, points) for middle in (low + high) / 2))
@@ -86,20 +90,22 @@ def radius(risk: Any, plane: Plane, rise: float) -> tuple[float, str]:
 
     Returns:
         r in the coordinates of the plane, to one per cent, and "centre" or "least", for which loss was multiplied;
-        1 and "" where the loss never rises so far.
+        1 and "" where the loss never rises so far; 1 and "nothing" where that of the centre is not finite.
     """
     of, data = spectrum.objective(risk)
     value = jax.jit(lambda data, plane, a, b: of(data, plane.at((a, b))))
-    trio = plane._replace(anchors=jnp.zeros((0, 2)), kind=None)  # what is left is a tree of arrays
+    trio = plane._replace(anchors=jnp.zeros((0, 2)), kind=None)  # a tree of arrays
 
     def mean(r: float) -> float:
         points = [(r, 0.0), (-r, 0.0), (0.0, r), (0.0, -r)]
         return float(np.mean([float(value(data, trio, a, b)) for a, b in points]))
 
     centre = float(value(data, trio, 0.0, 0.0))
+    if not np.isfinite(centre):
+        return 1.0, "nothing"
     target = rise * max(centre, LEAST)
     low, high = 0.0, 1e-3
-    while mean(high) < target:  # what is not finite has risen
+    while mean(high) < target:  # a loss that is not finite has risen
         low, high = high, 2 * high
         if high > MOST:
             return 1.0, ""

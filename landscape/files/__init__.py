@@ -1,1 +1,1 @@
-"""What is on disk: files that are whole or absent, and the progress of what is being computed."""
+"""Files that are whole or absent, tables of text, and progress bars."""

@@ -49,13 +49,13 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically; null where a number is not finite, which JSON cannot hold."""
+    """Write `content` as indented JSON, atomically; numbers that are not finite become null."""
     text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, lambda pending: pending.write_text(text + "\n", encoding="utf-8"))
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON gives it back: records and mappings as dicts, arrays and tuples as lists, the rest as text.
+    """A value in the types of JSON: records and mappings become dicts, arrays and tuples lists, other objects text.
 
     >>> plain({"gap": (np.float32(0.5), float("nan")), "at": Path("runs")})
     {'gap': [0.5, None], 'at': 'runs'}
@@ -86,6 +86,8 @@ def fingerprint(*parts: Any) -> str:
     """
     import jax
 
+    from landscape.arrays import on_disk
+
     digest = hashlib.sha256()
     leaves, structure = jax.tree.flatten(parts)
     digest.update(str(structure).encode())
@@ -93,11 +95,12 @@ def fingerprint(*parts: Any) -> str:
         if isinstance(leaf, str | bool | int | float):
             digest.update(repr(leaf).encode())
             continue
-        array = np.ascontiguousarray(leaf)
+        array = leaf if on_disk.stays(leaf) else np.ascontiguousarray(leaf)
         if array.dtype.hasobject:
             raise TypeError(f"a fingerprint wants arrays, numbers and strings; got {type(leaf).__name__}.")
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
+        for part in on_disk.blocks(array):
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -140,7 +143,7 @@ def load_arrays(path: Path, key: str) -> dict[str, np.ndarray] | None:
 
 
 def recovered(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """`load_arrays` of what can be computed again: None, with a warning, where the file must not be used."""
+    """`load_arrays` for results that can be computed again: a damaged or foreign file gives None and a warning."""
     try:
         return load_arrays(path, key)
     except Corrupted as error:
@@ -149,7 +152,7 @@ def recovered(path: Path, key: str) -> dict[str, np.ndarray] | None:
 
 
 class Blocks(NamedTuple):
-    """The finished blocks of one computation, numbered files in a folder; nothing is kept where there is none.
+    """The finished blocks of one computation, as numbered files in a folder; without a folder nothing is kept.
 
     Attributes:
         folder: The folder, or None.
@@ -160,11 +163,11 @@ class Blocks(NamedTuple):
     key: str
 
     def load(self, i: int) -> dict[str, np.ndarray] | None:
-        """Block i, if it is there and whole."""
+        """Read block i; None if it is absent or damaged."""
         return recovered(self._file(self.folder, i), self.key) if self.folder else None
 
     def save(self, i: int, arrays: Mapping[str, Any]) -> None:
-        """Keep block i."""
+        """Write block i."""
         if self.folder:
             save_arrays(self._file(self.folder, i), arrays, self.key)
 
@@ -173,7 +176,7 @@ class Blocks(NamedTuple):
 
 
 def remove(folder: Path, *patterns: str) -> None:
-    """Remove files of a folder that have served their purpose, such as "block-*.npz"."""
+    """Remove the files of a folder that match patterns such as "block-*.npz"."""
     for pattern in patterns:
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Progress of one long stage: a bar on a terminal or in a notebook, a line every few seconds elsewhere."""
+"""Progress of one long computation: a bar on a terminal or in a notebook, a line every few seconds elsewhere."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EVERY = 5.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 
 class Bar:
@@ -46,7 +46,7 @@ class Bar:
             self.line(self.left())
 
     def note(self, text: str) -> None:
-        """Show a word beside the bar from the next update on."""
+        """Show a text beside the bar from the next update on."""
         self.text = text
 
     def left(self) -> str:
@@ -80,7 +80,7 @@ def in_notebook() -> bool:
 
 @contextmanager
 def showing(progress: "bool | Bar", label: str, total: int, unit: str = "") -> Iterator[Bar]:
-    """The bar of a long call: one of its own when `progress` is True, a silent one when False, or the bar given."""
+    """The bar of a long call: a new one if `progress` is True, a silent one if False, or the given bar."""
     if isinstance(progress, Bar):
         yield progress
         return

@@ -1,4 +1,4 @@
-"""How other people's classes, factories and forward passes want to be called: random streams, keys, training modes."""
+"""Calling classes, factories and forward passes of other libraries: random streams, keys, training modes."""
 
 import inspect
 from collections.abc import Callable
@@ -20,7 +20,7 @@ KEYS = ("key", "prng_key", "rng_key")
 
 
 def parameters(target: Any, skipped: int = 0) -> list[inspect.Parameter]:
-    """Parameters of a callable but *args and **kwargs and the first `skipped`; none where it has no signature."""
+    """Parameters of a callable without *args, **kwargs and the first `skipped`; none if it has no signature."""
     try:
         found = list(inspect.signature(target).parameters.values())[skipped:]
     except (TypeError, ValueError):
@@ -29,7 +29,7 @@ def parameters(target: Any, skipped: int = 0) -> list[inspect.Parameter]:
 
 
 def required(given: list[inspect.Parameter]) -> list[inspect.Parameter]:
-    """Those without a default."""
+    """The parameters without a default."""
     return [p for p in given if p.default is p.empty]
 
 
@@ -39,7 +39,7 @@ def takes_streams(parameter: inspect.Parameter) -> bool:
 
 
 def passing(target: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
-    """The result of a call with one argument, by its name where it has one."""
+    """The result of a call with one argument, passed by name if possible."""
     return target(value) if parameter.kind is parameter.POSITIONAL_ONLY else target(**{parameter.name: value})
 
 
@@ -64,7 +64,7 @@ def of_streams(make: Callable[..., Any]) -> Callable[[Any], Any]:
 def in_evaluation(forward: Any) -> dict[str, Any]:
     """Arguments by name that a module's forward pass takes besides the examples, so that it runs as for evaluation.
 
-    A random key or stream that it insists on is given: without dropout nothing reads it.
+    A required random key or stream is passed; without dropout nothing reads it.
 
     Args:
         forward: The function behind the module's `__call__`, (self, x, ...).

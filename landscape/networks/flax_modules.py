@@ -102,7 +102,7 @@ def _check_state(state: str | None) -> None:
     if state not in (None, "frozen"):
         raise ValueError(
             f'state must be None or "frozen"; got {state!r}.\n'
-            "  For statistics computed anew at every point, evaluate landscape.modules.recomputed_risk."
+            "  For statistics computed anew at every point, evaluate landscape.networks.modules.recomputed_risk."
         )
 
 

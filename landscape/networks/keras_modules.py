@@ -33,8 +33,10 @@ def from_keras(model: Any, values: Params | None = None) -> Network:
         values: Values for variables that are not trained, as `statistics` names them; the model's own when None.
 
     Raises:
-        ValueError: Keras runs on another backend, or the model is not built.
+        ValueError: It is no Keras model, Keras runs on another backend, or the model is not built.
     """
+    if not is_model(model):
+        raise ValueError(f"from_keras wants a keras.Model; got {type(model).__name__}.")
     backend = sys.modules["keras"].config.backend()
     if backend != "jax":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Other people's networks: what kind of object was given, and its running statistics."""
+"""Networks of other libraries: recognising the kind of an object, and its running statistics."""
 
 import inspect
 import sys
@@ -39,7 +39,7 @@ class Form(NamedTuple):
     Attributes:
         network: A network, where the object is one; its `init` is `no_init` for a pure function of (params, x).
         risk: A function risk(params), where the object is one.
-        make: The module or its factory behind it, for what depends on its state.
+        make: The module or its factory, needed for its state.
         title: Class and library of the module, such as "CNN (flax nnx)"; empty for functions and our own networks.
         dropout: Whether the module has dropout, which is off.
     """
@@ -83,7 +83,7 @@ def read(target: Any, example: Any, state: State = "none", name: str = "the netw
 
 
 def _called(target: Any, example: Any, state: State, name: str) -> Form:
-    """A class or a function: what it makes, or a pure function of parameters."""
+    """The form of a class or function: the network that it makes, or a pure function of parameters."""
     if not callable(target):
         raise ValueError(
             f"{name} is {type(target).__name__}; wanted a Network, a MultiBranch, a module of flax, PyTorch or Keras, "
@@ -153,7 +153,7 @@ def _refuse_recompute(state: State, name: str) -> None:
 
 
 def _instance(kind: type[nn.Module], name: str) -> nn.Module:
-    """A linen module of a class, built for evaluation where it has a field that says so."""
+    """A linen module made from its class, for evaluation if it has a field for that."""
     given = calling.parameters(kind)
     others = [p.name for p in calling.required(given) if p.name not in calling.MODES]
     if others:
@@ -201,7 +201,7 @@ def _pytree(target: Any) -> Form:
 
 
 def _torch(make: Any, example: Any, state: State, name: str) -> Form:
-    """A PyTorch module or what makes one: its statistics are frozen or refused."""
+    """The form of a PyTorch module or its factory; its statistics are frozen or refused."""
     if example is None:
         raise ValueError(f"{name} is a PyTorch module, which is traced on an example; give --data.")
     module = make if is_module(make) else make()
@@ -214,7 +214,7 @@ def _torch(make: Any, example: Any, state: State, name: str) -> Form:
 
 
 def _keras(model: Any, state: State, name: str) -> Form:
-    """A Keras model: its statistics are frozen or refused."""
+    """The form of a Keras model; its statistics are frozen or refused."""
     network = keras_modules.from_keras(model)
     held = bool(keras_modules.statistics(model))
     if (held and state == "none") or state == "recompute":
@@ -334,7 +334,7 @@ def _key_of(make: Any) -> inspect.Parameter:
 
 
 def _inferring(module: Any) -> Any:
-    """An Equinox module with dropout and the like switched off."""
+    """An Equinox module in inference mode, without dropout."""
     equinox_library = sys.modules.get("equinox")
     return equinox_library.nn.inference_mode(module) if equinox_library else module
 

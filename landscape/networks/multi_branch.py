@@ -34,11 +34,47 @@ class Network(NamedTuple):
     order: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class InOwnTypes:
+    """A forward pass that takes parameters in float32 and runs with those of half precision in their own types.
+
+    Attributes:
+        apply: (params, x) -> outputs.
+        types: Names of the types of the parameters' arrays, in their order.
+    """
+
+    apply: Callable[[Params, Any], jax.Array]
+    types: tuple[str, ...]
+
+    def __call__(self, params: Params, x: Any) -> jax.Array:
+        """Outputs."""
+        leaves, structure = jax.tree.flatten(params)
+        pairs = zip(leaves, self.types, strict=True)
+        cast = [w.astype(kind) if _is_half(kind) else w for w, kind in pairs]
+        return self.apply(structure.unflatten(cast), x)
+
+
+def in_own_types(branch: Network, shapes: Params) -> Network:
+    """The branch itself, or, where it has parameters in half precision, one that rounds others to their types.
+
+    Args:
+        branch: The branch.
+        shapes: Shapes and types of its parameters.
+    """
+    types = [leaf.dtype for leaf in jax.tree.leaves(shapes)]
+    again = isinstance(branch.apply, InOwnTypes) or not any(map(_is_half, map(str, types)))
+    return branch if again else branch._replace(apply=InOwnTypes(branch.apply, tuple(map(str, types))))
+
+
+def _is_half(kind: str) -> bool:
+    return kind in ("float16", "bfloat16") or kind.startswith("float8")
+
+
 def one_example(network: Network, params: Params, example: Any) -> Callable[[Params, Any], jax.Array]:
     """The network on one example: params, x [...] -> outputs [C], or of any other shape for a network of batches.
 
-    The batch form is what counts: x [N, ...] -> [N, ...]. A network that does not take batches, or gives them another
-    shape, is taken for one that was written for one example, x [...] -> outputs [C].
+    If the network maps batches x [N, ...] to [N, ...], this form is used. Otherwise it is taken to be written for one
+    example, x [...] -> outputs [C].
 
     Args:
         network: The network.
@@ -97,7 +133,7 @@ def _batch_of(n: int, example: Any) -> Any:
 
 
 def _shape(network: Network, params: Params, x: Any) -> tuple[int, ...] | Exception:
-    """Shape of the outputs, or what the network raises at such an input."""
+    """Shape of the outputs, or the exception that the network raises for this input."""
     try:
         return jax.eval_shape(network.apply, params, x).shape
     except Exception as error:  # networks refuse other shapes each in its own way
@@ -161,13 +197,17 @@ class MultiBranch:
 
     @property
     def factor(self) -> float:
-        """What the sum over branches is multiplied by: 1/I, or 1 for the plain sum."""
+        """Factor of the sum over branches: 1/I, or 1 for the plain sum."""
         return 1 / self.total if self.average else 1.0
 
     def groups(self, params: Params) -> tuple[tuple[Network, Params], ...]:
         """The kinds of branches, each with its parameters [I_k, ...]."""
-        several = not isinstance(self.branch, Network)
-        return tuple(zip(self.branches, params if several else (params,), strict=True))
+        parts = (params,) if isinstance(self.branch, Network) else params
+        return tuple(zip(self.branches, parts, strict=True))
+
+    def join(self, parts: Sequence[Params]) -> Params:
+        """Parameters of all kinds of branches as the network takes them: one tree, or a tuple of them."""
+        return parts[0] if isinstance(self.branch, Network) else tuple(parts)
 
     def init(self, key: jax.Array) -> Params:
         """Independent initial parameters for every branch, [I, ...]."""
@@ -183,11 +223,10 @@ class MultiBranch:
     def _init(self, key: jax.Array, each: Callable[[Callable[[jax.Array], Params], jax.Array], Params]) -> Params:
         keys = jax.random.split(key, len(self.counts))
         kinds = zip(self.branches, self.counts, keys, strict=True)
-        params = tuple(each(branch.init, jax.random.split(k, n)) for branch, n, k in kinds)
-        return params[0] if isinstance(self.branch, Network) else params
+        return self.join([each(branch.init, jax.random.split(k, n)) for branch, n, k in kinds])
 
     def apply(self, params: Params, x: Any) -> jax.Array:
-        """Outputs [N, C] for examples x [N, ...]; of a network of another shape [N, ...]."""
+        """Outputs [N, C], or of another shape [N, ...], for examples x [N, ...]."""
         total = jnp.zeros(())
         for branch, w in self.groups(params):
             one = one_example(branch, _first(w), _first(x))

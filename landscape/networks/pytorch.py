@@ -47,7 +47,7 @@ class TorchForward:
 
     name: str
     graph: Graph
-    values: Mapping[str, np.ndarray]
+    values: Mapping[str, Any]
     aliases: Mapping[str, str]
     unread: tuple[str, ...]
     example: Any
@@ -103,7 +103,7 @@ class TorchForward:
 
     def with_statistics(self, values: Params) -> "TorchForward":
         """The same with other running statistics, named as in `statistics`."""
-        new = {k: np.asarray(v, self.values[k].dtype) for k, v in torch_state.flat(values).items()}
+        new = {k: jnp.asarray(v, self.values[k].dtype) for k, v in torch_state.flat(values).items()}
         return replace(self, values={**self.values, **new})
 
     def params_of(self, state: Mapping[str, Any]) -> Params:

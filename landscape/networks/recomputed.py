@@ -34,7 +34,7 @@ def recomputed_risk(
         loss: Loss per example.
         num_branches: I for parameters [I, ...] of a multi-branch network, each branch with its own statistics; None
             for a plain network.
-        average: The mean over branches, or their sum.
+        average: Whether branches are averaged or summed.
         quantities: Further (data, loss) by name under the same statistics; on other data for nnx modules only.
 
     Returns:
@@ -70,7 +70,7 @@ def _mean(outputs: jax.Array, data: Dataset, loss: Loss) -> jax.Array:
 def _nnx_outputs(
     make: Callable[[nnx.Rngs], nnx.Module], data: Dataset, others: Mapping[str, tuple[Dataset, Loss]]
 ) -> Callable[[Params], dict[str, jax.Array]]:
-    """Outputs in training mode for the data; then in evaluation mode with exactly those statistics for the others."""
+    """Outputs in training mode for the data, then for the other data in evaluation mode with these statistics."""
     graph, shapes, rest = nnx.split(calling.of_streams(make)(nnx.Rngs(0)), nnx.Param, ...)
 
     def outputs(params: Params) -> dict[str, jax.Array]:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from landscape.networks import torch_graph
@@ -107,6 +108,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _array(value: Any) -> Any:
+    if isinstance(value, jax.Array):  # inside a compiled program it has no numbers yet
+        return value
     return torch_graph.to_numpy(value) if hasattr(value, "detach") else np.asarray(value)
 
 

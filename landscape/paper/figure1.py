@@ -91,8 +91,8 @@ def run(config: Config, run: Run) -> None:
         raise ValueError(f"--batch-size wants at most the {len(data):,} examples; got {config.batch_size}.")
     of_tau = config.loss == "hinge" and config.tau != 1
     loss = ls.losses.tau_hinge(tau=config.tau) if of_tau else ls.losses.BY_NAME[config.loss]
-    cases = [study.Case(ls.Problem(data, network(n), loss)) for n in config.branches]
-    protocol = study.Protocol(
+    networks = [study.Studied(ls.Problem(data, network(n), loss)) for n in config.branches]
+    recipe = study.Recipe(
         config.triples,
         config.steps,
         config.batch_size,
@@ -102,7 +102,7 @@ def run(config: Config, run: Run) -> None:
         config.margin,
         between_records(EPOCHS, len(data), config),
     )
-    study.run(cases, protocol, run, drawn=config.plane)
+    study.run(networks, recipe, run, drawn=config.plane)
 
 
 def network(branches: int) -> Any:

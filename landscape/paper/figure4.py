@@ -104,12 +104,12 @@ def run(config: Config, run: Run) -> None:
     if config.batch_size > len(data):
         raise ValueError(f"--batch-size wants at most the {len(data):,} examples; got {config.batch_size}.")
     loss = ls.losses.multiclass_hinge if config.loss == "hinge" else ls.losses.BY_NAME[config.loss]
-    cases = []
+    networks = []
     for n in config.sizes:
         network = multi_branch(data.x.shape[1], config.hidden, n)
         tested = ls.Problem(test, network, loss) if test else None
-        cases.append(study.Case(ls.Problem(data, network, loss), tested, config.step(n)))
-    protocol = study.Protocol(
+        networks.append(study.Studied(ls.Problem(data, network, loss), tested, config.step(n)))
+    recipe = study.Recipe(
         config.triples,
         config.steps,
         config.batch_size,
@@ -119,7 +119,7 @@ def run(config: Config, run: Run) -> None:
         config.margin,
         between_records(EPOCHS, len(data), config),
     )
-    study.run(cases, protocol, run, drawn=config.plane)
+    study.run(networks, recipe, run, drawn=config.plane)
 
 
 def multi_branch(inputs: int, hidden: tuple[int, ...], branches: int) -> Any:

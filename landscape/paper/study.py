@@ -39,17 +39,17 @@ VIEWS: dict[str, tuple[Callable[..., Plane], bool]] = {
 
 PRINTED = ("env_max_loss", "barrier", "minima")
 SOONEST = 8
-"""Records after which a training meets the criterion when it goes well: for the announced time only."""
+"""Records after which a fast training meets the criterion; used only for the announced time."""
 
 
 @dataclass(frozen=True)
-class Case:
+class Studied:
     """One network of the study.
 
     Attributes:
         problem: Its risk on the training data.
-        test: The same network on test data, for the barriers there.
-        learning_rate: Step length of SGD; the protocol's when None.
+        test: The same network on test data, for the barriers of the test risk.
+        learning_rate: Step length of SGD; the recipe's when None.
     """
 
     problem: Problem
@@ -63,8 +63,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How every case is trained and drawn.
+class Recipe:
+    """How every network is trained and drawn.
 
     Attributes:
         triples: R, independent triples of solutions for each I.
@@ -88,37 +88,37 @@ class Protocol:
     record: int | None = None
 
 
-def run(cases: Sequence[Case], protocol: Protocol, run: Run, *, drawn: str) -> None:
-    """Train, evaluate and measure every case; writes surface.nc, solutions-*.npz and measures.json.
+def run(networks: Sequence[Studied], recipe: Recipe, run: Run, *, drawn: str) -> None:
+    """Train, evaluate and measure every network; writes surface.nc, solutions-*.npz and measures.json.
 
     Args:
-        cases: The networks.
-        protocol: How.
+        networks: The networks.
+        recipe: How they are trained and drawn.
         run: The run directory.
         drawn: The view whose measures are printed and whose surfaces are drawn.
     """
-    _announce(cases, protocol, run)
-    done = sum(_file(run, case).exists() for case in cases)
+    _announce(networks, recipe, run)
+    done = sum(_file(run, network).exists() for network in networks)
     if done:
-        run.say("resuming:", f"{done} of {len(cases)} networks done")
+        run.say("resuming:", f"{done} of {len(networks)} networks done")
     records: list[dict[str, Any]] = []
-    for case in cases:
-        found = _case(case, protocol, run)
+    for network in networks:
+        found = _measured(network, recipe, run)
         records += [_record(m) for m in found]
     if not run.leader:
         return
-    stacks = [s for case in cases for s in surfaces.load_stack(_file(run, case))]
+    stacks = [s for network in networks for s in surfaces.load_stack(_file(run, network))]
     _report_checks(stacks, run)
-    _report_training(stacks, protocol, run)
+    _report_training(stacks, recipe, run)
     surfaces.save_stack(run.file("surface.nc"), stacks)
     run.measures({"drawn": drawn, "records": records, "trends": _trends(records)})
-    run.say("", _table(records, drawn, protocol.triples))
-    for case in cases:
-        _file(run, case).unlink()
+    run.say("", _table(records, drawn, recipe.triples))
+    for network in networks:
+        _file(run, network).unlink()
 
 
 def _record(measured: trends.Measured) -> dict[str, Any]:
-    """A measured triple with its view, and how its solutions ended."""
+    """The record of a measured triple, with its view and the end of its training."""
     ended = {"steps": measured.surface.metadata["training"]["steps"], "solution_risk": _worst(measured.surface)}
     return trends.record(measured) | {"view": view_of(measured.surface.metadata)} | ended
 
@@ -127,50 +127,50 @@ def _worst(surface: surfaces.Surface) -> float:
     return float(np.max(np.asarray(surface.anchor_risk)))
 
 
-def _file(run: Run, case: Case) -> Path:
-    return run.file(f"surfaces-I{case.branches}.nc")
+def _file(run: Run, network: Studied) -> Path:
+    return run.file(f"surfaces-I{network.branches}.nc")
 
 
-def _announce(cases: Sequence[Case], protocol: Protocol, run: Run) -> None:
-    """Devices, memory, operations and time, before anything long starts.
+def _announce(networks: Sequence[Studied], recipe: Recipe, run: Run) -> None:
+    """Announce devices, memory, operations and time before anything long starts.
 
     Raises:
         ValueError: A surface does not fit the memory.
     """
-    seeds, most, budget = 3 * protocol.triples, protocol.steps, run.options.memory_bytes
-    least = most if protocol.tolerance is None else min(most, SOONEST * (protocol.record or max(1, most // 20)))
-    soonest, latest = ([_work(case, protocol, steps, budget) for case in cases] for steps in (least, most))
-    sizes = " … ".join(f"{n:,}" for n in dict.fromkeys((cases[0].branches, cases[-1].branches)))
-    data = cases[0].problem.data
+    seeds, most, budget = 3 * recipe.triples, recipe.steps, run.options.memory_bytes
+    least = most if recipe.tolerance is None else min(most, SOONEST * (recipe.record or max(1, most // 20)))
+    soonest, latest = ([_forecast(network, recipe, steps, budget) for network in networks] for steps in (least, most))
+    sizes = " … ".join(f"{n:,}" for n in dict.fromkeys((networks[0].branches, networks[-1].branches)))
+    data = networks[0].problem.data
     shape = "x".join(map(str, data.x.shape[1:]))
     run.say(
         f"{run.name}:",
-        f"{len(cases)} networks ({sizes} branches) · {len(data):,} examples in R^{shape} · {seeds} solutions each · "
-        f"{protocol.points} x {protocol.points} points",
+        f"{len(networks)} networks ({sizes} branches) · {len(data):,} examples in R^{shape} · {seeds} solutions each · "
+        f"{recipe.points} x {recipe.points} points",
     )
-    optimizer = optax.sgd(protocol.learning_rate)
-    memory = max(estimate.peak(c.problem, optimizer, seeds, protocol.points, budget) for c in cases) / hardware.GIB
+    optimizer = optax.sgd(recipe.learning_rate)
+    memory = max(estimate.peak(c.problem, optimizer, seeds, recipe.points, budget) for c in networks) / hardware.GIB
     words = list(dict.fromkeys(estimate.duration(sum(w.seconds for w in of)) for of in (soonest, latest)))
     time = f"about {words[0]}" if len(words) == 1 else f"{words[0]} or more, at most {words[1]}: until it converges"
     run.plan(f"{memory:.2f} GiB", estimate.operations(sum(w.operations for w in soonest)), time)
 
 
-def _work(case: Case, protocol: Protocol, steps: int, memory: int | None) -> estimate.Work:
-    trained = 3 * protocol.triples * steps * protocol.batch_size
-    amount = estimate.Amount(protocol.points, surfaces=protocol.triples * len(VIEWS), trained=trained)
-    return estimate.work(case.problem, amount, memory)
+def _forecast(network: Studied, recipe: Recipe, steps: int, memory: int | None) -> estimate.Forecast:
+    trained = 3 * recipe.triples * steps * recipe.batch_size
+    amount = estimate.Amount(recipe.points, surfaces=recipe.triples * len(VIEWS), trained=trained)
+    return estimate.of_problem(network.problem, amount, memory)
 
 
-def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
+def _measured(network: Studied, recipe: Recipe, run: Run) -> list[trends.Measured]:
     """Solutions and surfaces of one network; what is on disk is not computed again."""
-    file = _file(run, case)
+    file = _file(run, network)
     if file.exists():
         return [_remembered(s) for s in surfaces.load_stack(file)]
-    solutions = _solutions(case, protocol, run)
-    total = protocol.points**2 * protocol.triples * len(VIEWS)
-    with run.bar(f"surface  I={case.branches:,}", total, "points") as bar:
+    solutions = _solutions(network, recipe, run)
+    total = recipe.points**2 * recipe.triples * len(VIEWS)
+    with run.bar(f"surface  I={network.branches:,}", total, "points") as bar:
         evaluate = partial(evaluation.evaluate_stack, execution=run.execution(bar))
-        found = [m for view in VIEWS for m in _view(view, case, solutions, protocol, evaluate)]
+        found = [m for view in VIEWS for m in _view(view, network, solutions, recipe, evaluate)]
         bar.note(f"{total:,} points, {total / max(bar.seconds, 1e-9):,.0f} points/s")
     found = [_annotated(m, solutions) for m in found]
     if run.leader:
@@ -181,35 +181,35 @@ def _case(case: Case, protocol: Protocol, run: Run) -> list[trends.Measured]:
 
 
 def _view(
-    view: str, case: Case, solutions: Solutions, protocol: Protocol, evaluate: Callable[..., list[surfaces.Surface]]
+    view: str, network: Studied, solutions: Solutions, recipe: Recipe, evaluate: Callable[..., list[surfaces.Surface]]
 ) -> list[trends.Measured]:
     plane, align = VIEWS[view]
     return trends.measure(
-        case.problem,
+        network.problem,
         solutions,
         align=align,
-        test=case.test,
+        test=network.test,
         plane=plane,
-        grid=lambda p: grid_around(p, protocol.points, protocol.margin),
+        grid=lambda p: grid_around(p, recipe.points, recipe.margin),
         evaluate=evaluate,
     )
 
 
-def _solutions(case: Case, protocol: Protocol, run: Run) -> Solutions:
-    file = run.file(f"solutions-I{case.branches}.npz")
-    key = f"{run.name} I={case.branches} seed {run.options.seed}"
+def _solutions(network: Studied, recipe: Recipe, run: Run) -> Solutions:
+    file = run.file(f"solutions-I{network.branches}.npz")
+    key = f"{run.name} I={network.branches} seed {run.options.seed}"
     if file.exists():
-        return Solutions.load(file, key, case.problem.shapes)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(run.options.seed), case.branches), 3 * protocol.triples)
-    with run.bar(f"train    I={case.branches:,}", protocol.steps, "steps") as bar:
+        return Solutions.load(file, key, network.problem.shapes)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(run.options.seed), network.branches), 3 * recipe.triples)
+    with run.bar(f"train    I={network.branches:,}", recipe.steps, "steps") as bar:
         solutions = train(
-            case.problem,
+            network.problem,
             keys,
-            optax.sgd(case.learning_rate or protocol.learning_rate),
-            steps=protocol.steps,
-            batch_size=protocol.batch_size,
-            record=protocol.record,
-            tolerance=protocol.tolerance,
+            optax.sgd(network.learning_rate or recipe.learning_rate),
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            record=recipe.record,
+            tolerance=recipe.tolerance,
             memory=run.options.memory_bytes,
             directory=run.path,
             progress=bar,
@@ -224,7 +224,7 @@ def _solutions(case: Case, protocol: Protocol, run: Run) -> Solutions:
 
 
 def _annotated(measured: trends.Measured, solutions: Solutions) -> trends.Measured:
-    """A triple whose surface carries its exact barriers along, and how the training of its three solutions ended."""
+    """The triple with its exact barriers and the end of its training noted on the surface."""
     surface = measured.surface
     first = 3 * surface.metadata["triple"]
     ended = {"steps": int(solutions.steps[-1]), "converged": bool(solutions.converged[first : first + 3].all())}
@@ -258,16 +258,16 @@ def _report_checks(stacks: Sequence[surfaces.Surface], run: Run) -> None:
     run.say("check", f"anchors equal direct evaluation (max difference {worst:.0e}) · loss deterministic")
 
 
-def _report_training(stacks: Sequence[surfaces.Surface], protocol: Protocol, run: Run) -> None:
+def _report_training(stacks: Sequence[surfaces.Surface], recipe: Recipe, run: Run) -> None:
     """Say how many trainings met the criterion."""
-    if protocol.tolerance is None:
-        run.say("note", f"training took {protocol.steps:,} steps; no criterion of convergence was set (--tolerance)")
+    if recipe.tolerance is None:
+        run.say("note", f"training took {recipe.steps:,} steps; no criterion of convergence was set (--tolerance)")
         return
     ended = [s.metadata["training"] for s in stacks if view_of(s.metadata) == "orthonormal"]
     met = sum(e["converged"] for e in ended)
     run.say(
         "note",
-        f"{met} of {len(ended)} triples converged: no lowest risk fell by more than {protocol.tolerance:g} at the end",
+        f"{met} of {len(ended)} triples converged: no lowest risk fell by more than {recipe.tolerance:g} at the end",
     )
 
 
@@ -316,7 +316,7 @@ def draw(path: Path, title: str) -> None:
     if len({r["branches"] for r in records}) > 1:
         views = {view: [r for r in records if r["view"] == view] for view in VIEWS}
         pictures = {"figure": plots.row(by_view[drawn], measures=views[drawn]), "measures": plots.trend(views)}
-    else:  # of one network nothing can be shown against I
+    else:  # a single network gives no curve over I
         first = by_view["orthonormal" if drawn == "aligned" else drawn][0]
         titles = [f"I = {first.metadata['branches']:,}, as trained", "branches aligned"]
         pictures = {"figure": plots.row([first, by_view["aligned"][0]], titles=titles)}

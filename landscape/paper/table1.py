@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from landscape.datasets import Dataset
     from landscape.runs import Run
     from landscape.training.hitting import Rates
-    from landscape.training.shallow import Protocol
+    from landscape.training.shallow import TrainingConfig
 
 PRINTED = {12: 21, 13: 24, 14: 24, 15: 29, 16: 30, 17: 32, 18: 35, 19: 52, 20: 64, 21: 75}
 """Hits in 100 as printed in Table 1."""
@@ -113,7 +113,7 @@ def draw(path: Path) -> None:
 
 
 def protocol_in_words(config: Config) -> str:
-    """The protocol in one line."""
+    """How the networks are trained, in one line."""
     start = "uniform ±1/√fan-in" if config.initialisation == "uniform" else "normal 1/√fan-in"
     loss = f"τ = {config.tau:g} hinge on signs" if config.loss == "hinge" else "squared error on outputs"
     return (
@@ -122,12 +122,12 @@ def protocol_in_words(config: Config) -> str:
     )
 
 
-def problem(config: Config) -> "tuple[Dataset, Protocol]":
-    """Data and protocol; the global minimum of the risk is 0, attained by the teacher."""
+def problem(config: Config) -> "tuple[Dataset, TrainingConfig]":
+    """Data, and how the networks are trained; the global minimum of the risk is 0, attained by the teacher."""
     import jax
 
     from landscape import datasets
-    from landscape.training.shallow import Protocol
+    from landscape.training.shallow import TrainingConfig
 
     data = datasets.synthetic_teacher(jax.random.key(config.teacher))
     if config.loss == "squared":
@@ -135,7 +135,7 @@ def problem(config: Config) -> "tuple[Dataset, Protocol]":
         outputs = np.maximum(np.asarray(data.x, np.float64) @ first[:, :, 0].T, 0) @ last[:, 0, 0]
         data = datasets.Dataset(data.x, (outputs / outputs.std()).astype(np.float32), name=data.name)
     names = ("steps", "batch_size", "learning_rate", "initialisation", "loss", "tau", "float64")
-    return data, Protocol(**{name: getattr(config, name) for name in names})
+    return data, TrainingConfig(**{name: getattr(config, name) for name in names})
 
 
 def summary(rates: "Rates") -> dict[str, list[float]]:
@@ -181,19 +181,19 @@ def _rates(config: Config, run: "Run", name: str) -> "Rates":
     """The rates of one cell of the study, from disk where they are."""
     from landscape.training import hitting
 
-    data, protocol = problem(config)
-    protocol = dataclasses.replace(protocol, seed=run.options.seed)
+    data, training = problem(config)
+    training = dataclasses.replace(training, seed=run.options.seed)
     seeds = range(run.options.seed * config.seeds, (run.options.seed + 1) * config.seeds)
     folder = run.file("blocks")
 
     def compute() -> dict[str, np.ndarray]:
         with run.bar(name or f"{_span(config.widths)} units", config.seeds * len(config.widths) * config.steps) as bar:
             found = hitting.hitting_rate(
-                data, config.widths, seeds, protocol, directory=folder, progress=bar, check_stop=run.check_stop
+                data, config.widths, seeds, training, directory=folder, progress=bar, check_stop=run.check_stop
             )
         return {"risk": found.risk}
 
-    inputs = (data, dataclasses.asdict(protocol), list(config.widths), list(seeds))
+    inputs = (data, dataclasses.asdict(training), list(config.widths), list(seeds))
     risk = run.stage("rates", inputs, compute)["risk"]
     shutil.rmtree(folder, ignore_errors=True)
     return hitting.rates(config.widths, risk)

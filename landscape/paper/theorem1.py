@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BRANCHES = (1, 2, 3, 4, 5, 7, 10, 14, 20, 30, 50, 70, 100, 140, 200, 300, 500, 700, 1000)
 
-CASES = {
+KINDS = {
     "relu_l1": "One ReLU unit a[w]₊, norm |a| + |w|",
     "chain3_decay": "Chain of three ReLU layers, weight decay",
     "mnist_l2": "One ReLU unit on two MNIST digits, norm |a| + ‖u‖",
@@ -30,7 +30,7 @@ TRIVIAL = (
     "f and h are both of degree 2 in the weights, so v(r) is a straight line, v = v**, and the gap is 0 for every I "
     "although Δ > 0"
 )
-"""Why two layers with weight decay show nothing."""
+"""Why two layers with weight decay have no gap."""
 
 SHOWN = 401
 
@@ -75,20 +75,20 @@ class Config:
 
 
 def run(config: Config, run: "Run") -> None:
-    """Measure every case, one file each until all are there; then the tables."""
+    """Measure every kind of branches, each a stage on disk; then print and write the tables."""
     span = " … ".join(str(n) for n in sorted({min(config.branches), max(config.branches)}))
-    run.say("theorem1:", f"{len(CASES)} kinds of branches · I = {span} · K = {config.share:.4g} of the largest h")
+    run.say("theorem1:", f"{len(KINDS)} kinds of branches · I = {span} · K = {config.share:.4g} of the largest h")
     run.plan(f"{config.budgets:,} budgets · float64")
     from landscape.duality import examples
 
     settings = (dataclasses.asdict(config), run.options.seed)
     found, missing = {}, {}
-    for name in CASES:
+    for name in KINDS:
         try:
             found[name] = run.stage(name, settings, lambda n=name: _measure(n, config, run))
         except FileNotFoundError as error:
             missing[name] = str(error)
-            run.say("skipped:", f"{CASES[name]}\n{error}\nGive --data-root, or set LANDSCAPE_DATA.")
+            run.say("skipped:", f"{KINDS[name]}\n{error}\nGive --data-root, or set LANDSCAPE_DATA.")
             continue
         run.say(f"{name}:", _words(name, found[name], config))
     extra = {}
@@ -117,15 +117,15 @@ def draw(path: Path) -> None:
     measures = json.loads((path / "measures.json").read_text())
     digits = " and ".join(map(str, measures["protocol"]["digits"]))
     titles = {
-        **CASES,
-        "mnist_l2": CASES["mnist_l2"].replace("One ReLU unit on two MNIST digits", f"ReLU unit on MNIST {digits}"),
+        **KINDS,
+        "mnist_l2": KINDS["mnist_l2"].replace("One ReLU unit on two MNIST digits", f"ReLU unit on MNIST {digits}"),
     }
     fig = duality_gap.overview(stored, titles, measures)
     style.save(fig, path / "figure")
 
 
 def _measure(name: str, config: Config, run: "Run") -> dict[str, Any]:
-    """Frontier, smallest τ, Δ and the gaps of one case."""
+    """Frontier, smallest τ, Δ and the gaps of one kind of branches."""
     from landscape.duality import examples, multi_branch
     from landscape.duality.certified import assumption
     from landscape.duality.certified.frontiers import envelope
@@ -167,15 +167,15 @@ def _bar(run: "Run", name: str, total: int) -> Iterator[Any]:
 
 
 def _up_to(numbers: tuple[int, ...], most: int) -> list[int]:
-    """The integer program's time grows with I."""
+    """The numbers up to `most`: the integer program's time grows with I."""
     return [n for n in numbers if n <= most] or [1]
 
 
 def _words(name: str, found: dict[str, np.ndarray], config: Config) -> str:
-    """A case's table: some I, the certified gap, and how it compares with the bounds."""
+    """The table of one kind of branches: some I, the certified gap, and its ratio to the bounds."""
     (low, high), (tau_low, tau_high) = found["delta"], found["smallest_tau"]
     tau = f"{tau_high:.4g}" if tau_high - tau_low < 1e-3 else f"[{tau_low:.4g}, {tau_high:.4g}]"
-    lines = [f"{CASES[name]} · smallest admissible τ {tau} (used: {config.tau:g}) · Δ in [{low:.5f}, {high:.5f}]"]
+    lines = [f"{KINDS[name]} · smallest admissible τ {tau} (used: {config.tau:g}) · Δ in [{low:.5f}, {high:.5f}]"]
     if name == "relu_decay":
         lines.append(f"gap 0: {TRIVIAL}")
     table = [["I", "duality gap, certified", "sharp Δ/I", "paper 2Δ/I", "I·gap/Δ"]]
@@ -209,10 +209,10 @@ def _tables(
     missing: dict[str, str],
     config: Config,
 ) -> dict[str, Any]:
-    """measures.json: every number with what kind of number it is."""
+    """The content of measures.json, in which every number states its kind."""
     certified = {
         name: {
-            "title": CASES[name],
+            "title": KINDS[name],
             "kind": "certified intervals [lo, hi]",
             "note": TRIVIAL if name == "relu_decay" else "",
             "branches": list(config.branches),

@@ -1,9 +1,9 @@
 """Does non-convexity fall as branches are added? The same measures on independent triples of solutions, with intervals.
 
-The protocol: for each number of branches I, 3 R solutions are trained at once to one stated criterion and grouped into
-R triples; each triple gives a plane, its extent by one rule (a margin around the triangle), a surface and its report,
-and its barriers are evaluated exactly. A measure is then its mean over the triples with a bootstrap interval, and its
-trend over I is Spearman's rank correlation of all (I, value) pairs, whose p-value comes from permutations.
+For each number of branches I, 3 R solutions are trained at once to one stated criterion and grouped into R triples. A
+triple spans a plane; a margin around its triangle gives the grid; the surface on the grid is measured, and the barriers
+between the solutions are evaluated exactly. A measure is reported as its mean over the triples with a bootstrap
+interval. Its trend over I is Spearman's rank correlation of all (I, value) pairs, with a p-value from permutations.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,16 +16,15 @@ from landscape import alignment, evaluation
 from landscape.convexity import Report, edge_barriers, numbers, report
 from landscape.planes import Plane, through_solutions
 from landscape.planes.grids import Grid, grid_around
+from landscape.plots import summary
 from landscape.problem import Problem
 from landscape.surfaces import Provenance, Surface
 
 Params = Any
 
-RESAMPLES = 9_999
-
 
 class Measured(NamedTuple):
-    """One triple of solutions: its surface, and what was measured on it.
+    """The surface of one triple of solutions and its measures.
 
     Attributes:
         surface: The surface on the triple's plane.
@@ -71,15 +70,16 @@ def measure(
     edge_points: int = 51,
     evaluate: Callable[[Problem, Sequence[Plane], Sequence[Grid]], list[Surface]] = evaluation.evaluate_stack,
 ) -> list[Measured]:
-    """Surface and report of every triple of consecutive solutions: all surfaces by one compiled program, and all edges.
+    """Surface and report of every triple of consecutive solutions.
 
-    Only the assignment of branches and the measures of a finished surface run on the host, triple by triple.
+    One compiled program evaluates all surfaces, another one all edges. The assignment of branches and the measures of
+    finished surfaces run on the host, triple by triple.
 
     Args:
         problem: The risk that is drawn.
         solutions: 3 R of them, for example what `train` returns for 3 R keys.
-        align: Balance the first solution of a triple and align the others to it.
-        test: The same network on test data, for the barriers there.
+        align: Balance the solutions of a triple and align them to each other.
+        test: The same network on test data, for the barriers of the test risk.
         plane: Builder of a plane through three solutions.
         grid: The extent rule, the same for all; it gives all grids the same numbers of points.
         edge_points: Points on each edge for the barriers.
@@ -107,12 +107,8 @@ def measure(
 
 
 def aligned(problem: Problem, triple: Sequence[Params]) -> list[Params]:
-    """Solutions as they are comparable: the first balanced, where that changes nothing, the others aligned to it."""
-    try:
-        first = alignment.balance(problem, triple[0])
-    except alignment.Changed:
-        first = triple[0]
-    return [first, *(alignment.align(problem, first, w) for w in triple[1:])]
+    """A triple balanced, where that keeps the outputs, and aligned to each other."""
+    return alignment.align_all(problem, triple)
 
 
 def record(measured: Measured) -> dict[str, Any]:
@@ -128,7 +124,7 @@ def trend(branches: Sequence[int], values: Any, *, level: float = 0.95) -> Trend
     Args:
         branches: [K] Numbers of branches.
         values: [K, R] The measure; values that are not finite are left out.
-        level: Of the intervals.
+        level: Level of the intervals.
 
     Raises:
         ValueError: The shapes do not fit, or fewer than three finite values or two different I remain.
@@ -147,17 +143,8 @@ def trend(branches: Sequence[int], values: Any, *, level: float = 0.95) -> Trend
     if pairs.shape[1] < 3 or len(np.unique(pairs[0])) < 2:
         raise ValueError("A trend needs at least three finite values, at two numbers of branches or more.")
     rng = np.random.default_rng(0)
-    mean, low, high = np.array([_interval(row, level, rng) for row in rows]).T
+    mean, low, high = np.array([summary.interval(row, level=level, rng=rng) for row in rows]).T
     return Trend(size, table, mean, low, high, *_spearman(pairs[0], pairs[1], rng))
-
-
-def _interval(row: np.ndarray, level: float, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Mean and percentile bootstrap interval."""
-    if len(row) < 2:
-        return (float(row[0]) if len(row) else np.nan), np.nan, np.nan
-    means = rng.choice(row, (RESAMPLES, len(row))).mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(row.mean()), float(low), float(high)
 
 
 def _spearman(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -169,5 +156,5 @@ def _spearman(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[f
     if scale == 0:
         return 0.0, 1.0
     found = a @ b / scale
-    drawn = rng.permuted(np.tile(b, (RESAMPLES, 1)), axis=1) @ a / scale
-    return float(found), float((1 + np.sum(np.abs(drawn) >= abs(found) - 1e-12)) / (1 + RESAMPLES))
+    drawn = rng.permuted(np.tile(b, (summary.RESAMPLES, 1)), axis=1) @ a / scale
+    return float(found), float((1 + np.sum(np.abs(drawn) >= abs(found) - 1e-12)) / (1 + summary.RESAMPLES))

@@ -1,7 +1,7 @@
 """Planes in parameter space, w(a, b) = o + a u + b v, and their builders (§5.1)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,10 +11,11 @@ import numpy as np
 
 from landscape.arrays import trees
 from landscape.networks import MultiBranch, Network
-from landscape.planes import directions, spectrum
+from landscape.planes import directions, filters, parameters, spectrum
 from landscape.problem import Problem
 
 Params = Any
+Risk = Callable[[Params], Any]
 
 ON_A_LINE = 1e-4
 """Smallest height of the triangle of the three solutions, relative to its longest side."""
@@ -28,7 +29,7 @@ class Plane(NamedTuple):
         u: First axis, a tree like the origin.
         v: Second axis.
         anchors: Coordinates (a, b) of the marked points, [M, 2], float64.
-        kind: "orthonormal" (coordinates are distances) or what else the axes are.
+        kind: Kind of the axes, such as "orthonormal", whose coordinates are distances.
     """
 
     origin: Params
@@ -43,25 +44,27 @@ class Plane(NamedTuple):
 
     @property
     def affine(self) -> trees.Affine:
-        """Origin and axes by themselves: the arrays that compiled programs take."""
+        """Origin and axes without the rest, as compiled programs take them."""
         return trees.Affine(self.origin, self.u, self.v)
 
     @property
     def float_type(self) -> Any:
-        """The type in which the parameters are held."""
+        """The floating-point type of the parameters."""
         return jnp.result_type(*filter(trees.is_parameter, jax.tree.leaves(self.origin)))
 
     def __repr__(self) -> str:
         return f"Plane({self.kind}: {trees.size(self.origin):,} parameters, {len(self.anchors)} anchors)"
 
 
-def through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
+def through_solutions(w0: Params, w1: Params, w2: Params, *, of: Risk | None = None) -> Plane:
     """The plane spanned by three solutions (§5.1), with orthonormal axes: u along w1 − w0, the origin at w0.
 
     Args:
         w0: A tree of parameters.
         w1: Another one.
         w2: A third one, not on the line through the two.
+        of: The function risk(params) that is to be shown: leaves that it does not read, such as an optimiser's
+            moments, stay out of the plane.
 
     Raises:
         ValueError: Trees of different structure or shapes, values that are not finite, or solutions on one line.
@@ -71,7 +74,7 @@ def through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
     [[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]]
     """
     check_solutions(w0, w1, w2)
-    w0, w1, w2 = map(trees.widened, (w0, w1, w2))
+    w0, w1, w2 = map(trees.widened, parameters.alike(of, (w0, w1, w2)))
     packing = trees.Packing.of(w0)
     u, v, sizes = _orthonormal(packing, w0, w1, w2)
     length, along, height, second = (float(x) for x in sizes)
@@ -83,19 +86,19 @@ def through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
 def _orthonormal(
     packing: trees.Packing, w0: Params, w1: Params, w2: Params
 ) -> tuple[Params, Params, tuple[jax.Array, ...]]:
-    """Both axes; ‖w1 − w0‖, the coordinates of w2 and ‖w2 − w0‖."""
+    """Both axes, ‖w1 − w0‖, the coordinates of w2, and ‖w2 − w0‖."""
     w0, w1, w2 = map(packing.packed, (w0, w1, w2))
     first, second = trees.subtract(w1, w0), trees.subtract(w2, w0)
     length = trees.norm(first)
     u = trees.scale(1 / length, first)
     across = trees.axpy(-trees.vdot(second, u), u, second)
-    across = trees.axpy(-trees.vdot(across, u), u, across)  # once more: rounding in the first projection
+    across = trees.axpy(-trees.vdot(across, u), u, across)  # twice, against rounding in the first projection
     height = trees.norm(across)
     v = trees.scale(1 / height, across)
     return packing.unpacked(u), packing.unpacked(v), (length, trees.vdot(second, u), height, trees.norm(second))
 
 
-def oblique_through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
+def oblique_through_solutions(w0: Params, w1: Params, w2: Params, *, of: Risk | None = None) -> Plane:
     """The plane of the paper's published pictures: origin at the mean of the solutions, oblique axes scaled to ‖w2‖.
 
     u points along w1 − w0 and v along w2 − w0, both of length ‖w2‖, at whatever angle they make: shapes are sheared,
@@ -105,12 +108,14 @@ def oblique_through_solutions(w0: Params, w1: Params, w2: Params) -> Plane:
         w0: A tree of parameters.
         w1: Another one.
         w2: A third one, not on the line through the two.
+        of: As in `through_solutions`.
 
     Raises:
         ValueError: As in `through_solutions`, or w2 = 0.
     """
+    check_solutions(w0, w1, w2)
+    w0, w1, w2 = map(trees.widened, parameters.alike(of, (w0, w1, w2)))
     straight = through_solutions(w0, w1, w2)
-    w0, w1, w2 = map(trees.widened, (w0, w1, w2))
     size = float(trees.norm(w2))
     if size == 0:
         raise ValueError("The axes are scaled to the norm of the third solution, which is 0; take through_solutions.")
@@ -127,19 +132,26 @@ def random_filter_normalized(
     w: Params,
     per: directions.Per = "filter",
     *,
-    network: MultiBranch | Network | Problem | None = None,
+    network: filters.Of | None = None,
     branch_axis: bool | None = None,
+    example: Any = None,
+    vectors: bool = False,
 ) -> Plane:
     """The plane through w along two Gaussian directions with the norms of the weights, filter by filter [Li18].
 
-    Every branch of a multi-branch network is scaled by itself.
+    Every branch of a multi-branch network is scaled by itself. A filter is the weights into one output unit: the free
+    axis of a matrix product, the feature axis of a convolution, as the trace of the network shows; where nothing can
+    be traced, or the trace does not show it, the last axis of an array counts its units.
 
     Args:
         key: Random key.
         w: Parameters, [I, ...] for a multi-branch network.
-        per: "filter" (weights into one output unit; the last axis counts them), "layer" (an array) or "none".
-        network: The network of w, or a problem with it, which says whether w has a branch axis.
+        per: "filter", "layer" (an array) or "none".
+        network: The problem or network of w, which says whether w has a branch axis; or a function risk(params).
         branch_axis: The same where there is no network: whether the first axis of every array counts branches.
+        example: One example (or its shape and type) by which a network is traced; a problem has its own.
+        vectors: Whether biases and norm scales, arrays of one axis, move too; as in [Li18] they do not. With
+            per="none" everything moves.
 
     Raises:
         ValueError: Another word for `per`; parameters that are not finite or do not fit the network, or that may or
@@ -152,23 +164,27 @@ def random_filter_normalized(
     """
     check_solutions(w)
     w = trees.widened(w)
+    units = filters.units_of(network, w, example, bool(branch_axis)) if per == "filter" else []
     of = network.network if isinstance(network, Problem) else network
-    u, v = (directions.random_normalized(k, w, per, of, branch_axis) for k in jax.random.split(key))
+    of = of if isinstance(of, MultiBranch | Network) else None
+    stacked = False if network is not None and branch_axis is None else branch_axis
+    u, v = (directions.random_normalized(k, w, per, of, stacked, units, vectors) for k in jax.random.split(key))
     return Plane(w, u, v, np.zeros((1, 2)), f"random_{per}" if per != "none" else "random")
 
 
-def trajectory_pca(ws: Sequence[Params]) -> Plane:
+def trajectory_pca(ws: Sequence[Params], *, of: Risk | None = None) -> Plane:
     """The plane of the first two principal directions of a trajectory, through its last point [Li18].
 
     Args:
         ws: Parameters along the way, T ≥ 3 trees; the projections of all are the anchors.
+        of: As in `through_solutions`.
 
     Raises:
         ValueError: Fewer than three, different or infinite parameters, or points on one line.
     """
-    ws = list(map(trees.widened, ws))
     if ws:
         check_solutions(*ws)
+        ws = list(map(trees.widened, parameters.alike(of, ws)))
     u, v, _ = directions.principal(ws)
     plane = Plane(ws[-1], u, v, np.zeros((0, 2)), "trajectory_pca")
     return plane._replace(anchors=project(plane, ws)[:, :2])
@@ -209,6 +225,32 @@ def gradient_curvature(problem: Problem | spectrum.Risk, w: Params, key: jax.Arr
     (bent,) = spectrum.eigenpairs(problem, w, key, largest=0, smallest=1).vectors
     v = directions.unit(trees.axpy(-trees.vdot(bent, u), u, bent), "The part of negative curvature off the gradient")
     return Plane(w, u, v, np.zeros((1, 2)), "gradient_curvature")
+
+
+def of_read(risk: Risk, plane: Plane, *, rebuild: bool = True) -> Plane:
+    """The plane without the leaves that a function does not read; the plane itself where it moves none.
+
+    Args:
+        risk: A function risk(params).
+        plane: Any plane.
+        rebuild: Whether one through three solutions gets new axes, so that coordinates are distances again; its
+            coordinates stay as they are otherwise, and count as oblique.
+    """
+    still = parameters.moving(risk, plane.affine)
+    if not any(still):
+        return plane
+    structure = jax.tree.structure(plane.origin)
+
+    def fixed(tree: Params) -> Params:
+        pairs = zip(still, jax.tree.leaves(tree), strict=True)
+        return structure.unflatten([jnp.zeros_like(x) if s else x for s, x in pairs])
+
+    found = plane._replace(u=fixed(plane.u), v=fixed(plane.v))
+    if plane.kind != "orthonormal":
+        return found
+    if rebuild and len(plane.anchors) == 3:
+        return through_solutions(*map(found.at, plane.anchors))
+    return found._replace(kind="oblique")
 
 
 def project(plane: Plane, ws: Sequence[Params]) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape.arrays import trees
+from landscape.compiler.output_axes import Units
 from landscape.networks import MultiBranch, Network
 
 Params = Any
@@ -23,16 +24,20 @@ def random_normalized(
     per: Per,
     network: MultiBranch | Network | None = None,
     branch_axis: bool | None = None,
+    units: Sequence[Units] = (),
+    vectors: bool = False,
 ) -> Params:
     """A Gaussian direction like w, scaled so that each part has the norm of the same part of w [Li18].
 
     Args:
         key: Random key.
         w: Parameters, [I, ...] for a multi-branch network.
-        per: "filter" scales the weights into each output unit (the last axis counts the units; a vector is one part),
-            "layer" each array, both in every branch by itself; "none" leaves the Gaussian as it is.
+        per: "filter" scales the weights into each output unit, "layer" each array, both in every branch by itself;
+            "none" leaves the Gaussian as it is.
         network: The network of w, which says whether w has a branch axis.
         branch_axis: The same where there is no network: whether the first axis of every array counts branches.
+        units: For every array of one branch which axes count output units; the last one of each where not given.
+        vectors: Whether biases and norm scales, arrays of one axis, move too; they are 0 in [Li18].
 
     Raises:
         ValueError: Another word for `per`, parameters that do not fit the network, or parameters that may or may not
@@ -41,18 +46,34 @@ def random_normalized(
     if per not in ("filter", "layer", "none"):
         raise ValueError(f'per must be "filter", "layer" or "none"; got {per!r}.')
     leaves, structure = jax.tree.flatten(w)
-    keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
-    d = jax.tree.map(lambda k, x: jax.random.normal(k, x.shape, x.dtype) if trees.is_parameter(x) else x, keys, w)
+    keys = jax.random.split(key, len(leaves))
+    pairs = zip(keys, leaves, strict=True)
+    drawn = [jax.random.normal(k, x.shape, x.dtype) if trees.is_parameter(x) else x for k, x in pairs]
     if per == "none":
-        return d
-    if not isinstance(network, MultiBranch):
-        stacked = _stacked(w, branch_axis) if network is None else False
-        return (jax.vmap(scale_branch, (0, 0, None)) if stacked else scale_branch)(d, w, per)
-    several = not isinstance(network.branch, Network)
-    if several and (not isinstance(w, tuple) or len(w) != len(network.counts)):
-        raise ValueError(f"{network} wants a tuple of {len(network.counts)} trees, one a kind of branches.")
-    groups = [jax.vmap(scale_branch, (0, 0, None))(x, y, per) for (_, x), (_, y) in _pairs(network, d, w)]
-    return tuple(groups) if several else groups[0]
+        return structure.unflatten(drawn)
+    if isinstance(network, MultiBranch):
+        refuse_counts(network, w)
+    stacked = isinstance(network, MultiBranch) or (network is None and _stacked(w, branch_axis))
+    known = units or [Units(vector=x.ndim - stacked <= 1) for x in leaves]
+    fixed = [u.vector and not vectors for u in known]
+    if all(f for f, x in zip(fixed, leaves, strict=True) if trees.is_parameter(x)):
+        fixed = [False] * len(leaves)  # vectors alone are the weights themselves
+    parts = zip(drawn, leaves, known, fixed, strict=True)
+    return structure.unflatten([_scaled(d, x, u.axes if per == "filter" else frozenset(), stacked, f)
+                                for d, x, u, f in parts])  # fmt: skip
+
+
+def _scaled(d: jax.Array, w: jax.Array, units: frozenset[int] | None, stacked: bool, fixed: bool) -> jax.Array:
+    """The direction of one array with the norms of its weights, unit by unit and branch by branch; 0 if fixed."""
+    if not trees.is_parameter(w):
+        return w
+    if fixed:
+        return jnp.zeros_like(d)
+    last = frozenset({w.ndim - 1 - stacked}) if w.ndim - stacked > 1 else frozenset()
+    kept = {*range(stacked), *(axis + stacked for axis in (last if units is None else units))}
+    summed = tuple(axis for axis in range(w.ndim) if axis not in kept)
+    own, wanted = (jnp.sqrt(jnp.sum(t**2, axis=summed, keepdims=True)) for t in (d, w))
+    return d * wanted / jnp.where(own > 0, own, 1)
 
 
 def _stacked(w: Params, branch_axis: bool | None) -> bool:
@@ -70,12 +91,19 @@ def _stacked(w: Params, branch_axis: bool | None) -> bool:
     return bool(branch_axis)
 
 
-def _pairs(network: MultiBranch, d: Params, w: Params) -> Any:
+def refuse_counts(network: MultiBranch, w: Params) -> None:
+    """Refuse parameters that do not have the network's branches on their first axes.
+
+    Raises:
+        ValueError: They do not.
+    """
+    several = not isinstance(network.branch, Network)
+    if several and (not isinstance(w, tuple) or len(w) != len(network.counts)):
+        raise ValueError(f"{network} wants a tuple of {len(network.counts)} trees, one a kind of branches.")
     for (_, group), count in zip(network.groups(w), network.counts, strict=True):
         lengths = {x.shape[:1] for x in jax.tree.leaves(group)}
         if lengths != {(count,)}:
             raise ValueError(f"{network} wants parameters [{count}, ...]; got leading axes {sorted(lengths)}.")
-    return zip(network.groups(d), network.groups(w), strict=True)
 
 
 def may_be_stacked(w: Params) -> bool:
@@ -96,19 +124,6 @@ def may_be_stacked(w: Params) -> bool:
 def _shares_first(arrays: Sequence[jax.Array]) -> bool:
     first = {x.shape[:1] for x in arrays}
     return len(first) == 1 and () not in first
-
-
-def scale_branch(d: Params, w: Params, per: Per) -> Params:
-    """The direction d of one branch with the norms of its weights w, filter by filter or layer by layer."""
-
-    def scaled(x: jax.Array, y: jax.Array) -> jax.Array:
-        if not trees.is_parameter(y):
-            return y
-        axes = tuple(range(x.ndim - 1)) if per == "filter" and x.ndim > 1 else None
-        own, wanted = (jnp.sqrt(jnp.sum(t**2, axis=axes, keepdims=True)) for t in (x, y))
-        return x * wanted / jnp.where(own > 0, own, 1)
-
-    return jax.tree.map(scaled, d, w)
 
 
 def principal(ws: Sequence[Params]) -> tuple[Params, Params, np.ndarray]:

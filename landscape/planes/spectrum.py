@@ -24,16 +24,16 @@ Params = Any
 Risk = Callable[[Params], Any]
 
 EXACT = 200
-"""With no more parameters than this, Lanczos takes as many steps as there are: every eigenvalue is found."""
+"""Up to this number of parameters Lanczos takes one step a parameter and finds every eigenvalue."""
 MOST_STEPS = 300
 STEPS_A_CALL = 20
 SAME = 1e-6
-"""Eigenvalues whose spread is below this share of the largest are one in float32."""
+"""Eigenvalues whose spread is below this share of the largest cannot be told apart in float32."""
 
 
 @dataclass(frozen=True)
 class RiskOf:
-    """R(data, params) of a problem, equal for equal networks and losses: compiled once."""
+    """R(data, params) of a problem. Equal networks and losses give equal objects, so that it compiles once."""
 
     network: MultiBranch
     loss: Loss
@@ -45,7 +45,7 @@ class RiskOf:
 
 @dataclass(frozen=True)
 class FunctionOf:
-    """risk(params) in the form R(data, params); of a dict of quantities "risk", or the first."""
+    """risk(params) in the form R(data, params). Of a dict of quantities it takes "risk", or else the first."""
 
     risk: Risk
 
@@ -60,10 +60,14 @@ Objective = Callable[[Any, Params], jax.Array]
 
 
 def objective(problem: Problem | Risk) -> tuple[Objective, Any]:
-    """R(data, params), hashable, and the data that go into it."""
+    """R(data, params) as a hashable function, and its data."""
     if isinstance(problem, Problem):
         return RiskOf(problem.network, problem.loss), problem.data.support
     return FunctionOf(problem), None
+
+
+class NotFinite(ValueError):
+    """The Hessian at some parameters is not finite."""
 
 
 class Eigenpairs(NamedTuple):
@@ -129,8 +133,14 @@ def _begin(start: jax.Array, steps: int, key: jax.Array) -> Krylov:
 
 
 def _ritz(krylov: Krylov, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues, eigenvectors and residuals of the tridiagonal matrix of the first steps, in float64."""
+    """Eigenvalues, eigenvectors and residuals of the tridiagonal matrix of the first steps, in float64.
+
+    Raises:
+        NotFinite: The Hessian is not finite.
+    """
     alpha, beta = (np.asarray(x, np.float64)[:steps] for x in (krylov.alpha, krylov.beta))
+    if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
+        raise NotFinite("The Hessian is not finite at these parameters; choose a point where the loss is finite.")
     values, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1))
     return values, vectors, np.abs(beta[-1] * vectors[-1])
 
@@ -172,18 +182,12 @@ def eigenpairs(
         until = min(most, done + STEPS_A_CALL)
         krylov, done = _advance(of, data, w, krylov, done, until), until
         values, vectors, residuals = _ritz(krylov, done)
-        _refuse_not_finite(values)
         chosen = np.r_[np.arange(done)[::-1][:largest], np.arange(done)[:smallest]]
         if size > EXACT and done > wanted and (residuals[chosen] <= tolerance * np.abs(values).max()).all():
             break
     combined = jnp.asarray(vectors[:, chosen].T, flat.dtype) @ krylov.basis[:done]
     units = [unravel(x / jnp.linalg.norm(x)) for x in combined]
     return Eigenpairs(values[chosen], units, residuals[chosen], done)
-
-
-def _refuse_not_finite(values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError("The Hessian is not finite at these parameters; choose a point where the loss is finite.")
 
 
 class Estimate(NamedTuple):
@@ -218,7 +222,7 @@ def _quadratic_forms(of: Objective, data: Any, w: Params, keys: jax.Array) -> ja
 
 
 class Density(NamedTuple):
-    """Quadrature of the spectrum: eigenvalue λ_k with the share weight_k of all eigenvalues, for every probe.
+    """A quadrature of the spectrum for every probe: nodes λ_k, each with a share weight_k of all eigenvalues.
 
     Attributes:
         nodes: [probes, steps].
@@ -270,7 +274,6 @@ def density(problem: Problem | Risk, w: Params, key: jax.Array, *, probes: int =
         start = jax.random.rademacher(probe, flat.shape, flat.dtype)
         krylov = _advance(of, data, w, _begin(start, steps, probe), 0, steps)
         values, vectors, _ = _ritz(krylov, steps)
-        _refuse_not_finite(values)
         nodes.append(values)
         weights.append(vectors[0] ** 2)
     return Density(np.stack(nodes), np.stack(weights))

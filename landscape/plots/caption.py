@@ -1,4 +1,4 @@
-"""The words under a picture: which plane, what extent, how many seeds, and so what it does not show."""
+"""Captions: the plane, the extent and the number of seeds of a picture, and hence its limits."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ def isometric(surface: "Surface") -> bool:
 
 
 def axis_labels(surface: "Surface") -> tuple[str, str]:
-    """Names of the two axes: distances where they mean something, coordinates otherwise."""
+    """Names of the two axes: distances on orthonormal planes, coordinates otherwise."""
     unit = " (distance)" if isometric(surface) else " (coordinate)"
     return f"a{unit}", f"b{unit}"
 
@@ -37,13 +37,15 @@ def loss_label(surface: "Surface", layer: str | None = None) -> str:
 
 
 def title(surface: "Surface") -> str:
-    """Short name of a surface in a row: its number of branches, or nothing."""
+    """Short name of a surface in a row: its number of branches, the name of somebody's one network, or nothing."""
     branches = surface.metadata.get("branches")
+    if branches == 1 and surface.metadata.get("network"):
+        return str(surface.metadata["network"])
     return "" if branches is None else f"$I$ = {int(branches):,}"
 
 
 def missing(values: np.ndarray) -> str:
-    """Sentence about the points that are not finite; empty where all are."""
+    """A sentence on the points that are not finite; empty if there are none."""
     count = int(np.count_nonzero(~np.isfinite(values)))
     return f"{count:,} of {values.size:,} points are not finite (masked)." if count else ""
 
@@ -80,4 +82,19 @@ def limits(surfaces: Sequence["Surface"]) -> str:
     text = (
         f"{_planes(surfaces)}, {extent}{points}, {seeds}: other planes, a wider extent and other seeds are not shown."
     )
-    return f"{text} {gaps}".strip()
+    return " ".join(filter(None, [text, sampling(surfaces), gaps]))
+
+
+def sampling(surfaces: Sequence["Surface"]) -> str:
+    """A sentence on the standard errors of the loss; empty unless all surfaces carry them."""
+    if any(s.standard_error is None or not np.isfinite(s.standard_error).any() for s in surfaces):
+        return ""
+    level = max(float(np.nanmax(np.asarray(s.standard_error))) for s in surfaces)
+    counts = {s.metadata.get("examples") for s in surfaces}
+    of = {s.metadata.get("examples_available") for s in surfaces} - {None}
+    some = f"{counts.pop():,}" if len(counts) == 1 and None not in counts else "the"
+    whole = f" of {of.pop():,}" if len(of) == 1 else ""
+    away = [np.asarray(s.difference_error) for s in surfaces if s.difference_error is not None]
+    apart = max((float(np.nanmax(x)) for x in away if np.isfinite(x).any()), default=0.0)
+    first = f", of differences to the first solution {apart:.2g}" if any(len(s.anchors) for s in surfaces) else ""
+    return f"Standard error from {some}{whole} examples: at most {level:.2g}{first} (loss units)."

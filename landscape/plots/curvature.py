@@ -40,7 +40,7 @@ def curvatures(surface: "Surface") -> Figure:
         reason = str(surface.metadata.get("curvature", ""))
         if "curvature_min" in surface.layers:
             pair = [surface.layers[f"curvature_{end}"] for end in ("min", "max")]
-            size = float(np.nanmax(np.abs(pair)))
+            size = float(np.abs(pair)[np.isfinite(pair)].max(initial=0.0))
             norm = SymLogNorm(max(size * 1e-2, 1e-12), vmin=-size, vmax=size)
             _map(fig, middle, surface, pair[0], "smaller curvature", DIVERGING + "_r", norm, "²")
             _map(fig, right, surface, pair[1], "larger curvature", DIVERGING + "_r", norm, "²")

@@ -50,9 +50,9 @@ def overview(stored: Any, titles: Mapping[str, str], measures: Mapping[str, Any]
 
 def caption(stored: Any, measures: Mapping[str, Any]) -> str:
     """What is certified, what is not, and what the picture leaves out."""
-    protocol = measures["protocol"]
+    settings = measures["protocol"]
     return (
-        f"τ = {protocol['tau']:g}, K = {protocol['share']:.4g} of the largest h; identical branches, one K. Dots: "
+        f"τ = {settings['tau']:g}, K = {settings['share']:.4g} of the largest h; identical branches, one K. Dots: "
         "certified intervals [lo, hi], narrower than the dots; triangles: the interval reaches down to 0 and only its "
         "upper end is drawn. The gap is 0 whenever I times K's share is a whole number, so the dots swing below the "
         "bounds. Weight decay on two layers: f and h have the same degree, v is straight, the gap is 0 for every I "

@@ -82,7 +82,7 @@ def _axes(ax: Any, where: Sequence[float]) -> None:
 
 
 def spread(groups: Sequence[Sequence[Mapping[str, Any]]], against: str = "branches") -> str:
-    """What dots, line and band of a trend are, and over how many triples."""
+    """The legend of dots, line and band in words, with the number of triples."""
     counts = {sum(r[against] == x for r in group) for group in groups for x in {r[against] for r in group}}
     if counts == {1}:
         return "One triple of solutions for each I: no spread can be given. Other planes and extents are not shown."

@@ -14,7 +14,7 @@ DECADES = 6
 
 
 def values(surface: "Surface", layer: str | None = None) -> np.ma.MaskedArray:
-    """The drawn quantity [A, B], with what is not finite masked.
+    """The drawn quantity [A, B]; values that are not finite are masked.
 
     Raises:
         ValueError: The surface has no such layer, or none of its values is finite.
@@ -72,6 +72,6 @@ def levels(arrays: Sequence[np.ma.MaskedArray], scale: Normalize, count: int = 1
     return found[(found > flat.min()) & (found < flat.max())]
 
 
-def bands(scale: Normalize, count: int = 64) -> np.ndarray:
-    """Fine levels for the filled colours, equally spaced on the scale."""
-    return np.asarray(scale.inverse(np.linspace(0, 1, count + 1)), float)
+def bands(scale: Normalize) -> np.ndarray:
+    """The 65 levels of the filled colours, equally spaced on the scale."""
+    return np.asarray(scale.inverse(np.linspace(0, 1, 65)), float)

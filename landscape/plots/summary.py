@@ -1,4 +1,4 @@
-"""Measures of many surfaces in brief: what each is called, which of them to show, and their mean with an interval."""
+"""Measures of many surfaces in brief: their names, the ones to show, their mean with an interval."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ NAMES = {
     "range": "range of the loss (loss units)",
     "resolution": "differences that are rounding (loss units)",
 }
-"""What a measure is called; those of the triangle of solutions have the prefix "triangle_"."""
+"""Names of measures in words; measures on the triangle of solutions have the prefix "triangle_"."""
 
 SHOWN = tuple(NAMES)[:9]
 """The measures shown by default, those in loss units first."""
@@ -35,7 +35,7 @@ KINDS = {
     "random_filter": "random filter-normalised",
     "random_layer": "random layer-normalised",
 }
-"""Kinds of plane in words, where their name does not say it."""
+"""Kinds of plane in words, if their name does not say it."""
 
 IDENTITY = ("branches", "triple", "seed", "surface", "run", "plane", "aligned")
 """Keys that say which surface a record belongs to."""
@@ -76,8 +76,15 @@ def kind(known: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def interval(samples: Sequence[float], *, level: float = 0.95) -> tuple[float, float, float]:
+def interval(
+    samples: Sequence[float], *, level: float = 0.95, rng: np.random.Generator | None = None
+) -> tuple[float, float, float]:
     """Mean and bootstrap percentile interval of the finite samples; the interval of one sample is nan.
+
+    Args:
+        samples: Independent values of one quantity.
+        level: Probability that the interval holds the mean.
+        rng: Draws the resamples; seeded with 0 when None.
 
     >>> interval([1.0, 1.0, 1.0])
     (1.0, 1.0, 1.0)
@@ -87,7 +94,7 @@ def interval(samples: Sequence[float], *, level: float = 0.95) -> tuple[float, f
         return np.nan, np.nan, np.nan
     if finite.size == 1:
         return float(finite[0]), np.nan, np.nan
-    draws = np.random.default_rng(0).choice(finite, (RESAMPLES, finite.size)).mean(1)
+    draws = (rng or np.random.default_rng(0)).choice(finite, (RESAMPLES, finite.size)).mean(1)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(finite.mean()), float(low), float(high)
 
@@ -99,7 +106,7 @@ def finite(records: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def several(mean: float, low: float, high: float, count: int) -> str:
-    """A mean with its interval as text; one value alone is given as such.
+    """A mean with its interval as text; a single value has no interval.
 
     >>> several(0.5, 0.4, 0.6, 5), several(0.5, float("nan"), float("nan"), 1)
     ('0.5 (0.4 … 0.6)', '0.5')

@@ -104,7 +104,7 @@ def proportions(ax: Axes, surface: "Surface") -> None:
         ax.set_box_aspect(1)
 
 
-def draw_surface(ax: Any, surface: "Surface", norm: Normalize, *, layer: str | None = None, floor: bool = True) -> None:
+def draw_surface(ax: Any, surface: "Surface", norm: Normalize, *, layer: str | None = None) -> None:
     """The surface over the plane, coloured and bounded by `norm`, with its contours and solutions on the floor."""
     grid = surface.grid
     height = scale.clip(scale.values(surface, layer), norm)
@@ -116,9 +116,8 @@ def draw_surface(ax: Any, surface: "Surface", norm: Normalize, *, layer: str | N
     faces = _lit(surface, raw, mpl.colormaps[SURFACE_MAP](norm(height)))
     mesh = {"rcount": FACES, "ccount": FACES, "shade": False, "linewidth": 0, "antialiased": False, "rasterized": True}
     ax.plot_surface(a, b, raw.filled(np.nan), facecolors=faces, zorder=2, **mesh)
-    base = low - 0.45 * (high - low) if floor else low
-    if floor:
-        _draw_floor(ax, surface, raw, (base, low, high))
+    base = low - 0.45 * (high - low)
+    _draw_floor(ax, surface, raw, (base, low, high))
     ax.set_zlim(base, high)
     _tidy(ax, surface, (low, high), log=log)
 

@@ -1,4 +1,4 @@
-"""report.html: one self-contained file for each run, every surface to rotate and cut, what was checked."""
+"""report.html: one self-contained file for each run with interactive surfaces, measures and self-checks."""
 
 import base64
 import html
@@ -21,7 +21,7 @@ Paths = Mapping[str, np.ndarray]
 Record = Mapping[str, Any]
 
 SUBTITLE = ("network", "files", "dataset", "layout", "notes", "loss")
-"""What is known of surfaces that stands below the heading."""
+"""Metadata shown below the heading."""
 LIMITS = """<p>A picture like this shows the loss on one two-dimensional slice of a space with as many dimensions as the
 network has weights. Non-convexity that is seen on a slice is real: a function that is convex has only convex slices.
 Its absence proves nothing about the rest of the space: a loss that looks convex here can be anything but convex along
@@ -111,7 +111,7 @@ def _asset(name: str) -> str:
 
 
 def _fill(template: str, parts: Mapping[str, str]) -> str:
-    """The template with each {{name}} replaced once; what is put in is not searched again."""
+    """The template with each {{name}} replaced once; inserted text is not searched again."""
     first, *rest = template.split("{{")
     pieces = [first]
     for piece in rest:
@@ -121,7 +121,7 @@ def _fill(template: str, parts: Mapping[str, str]) -> str:
 
 
 def name_all(surfaces: Sequence["Surface"]) -> list[str]:
-    """Names of surfaces to choose from: I and triple where known, else their number, all different."""
+    """Distinct names of surfaces: I and triple if known, otherwise their number."""
     found = []
     for n, surface in enumerate(surfaces, 1):
         known = surface.metadata
@@ -136,14 +136,15 @@ def name_all(surfaces: Sequence["Surface"]) -> list[str]:
 
 
 def _floats(array: Any) -> str:
-    """Numbers as base64 of little-endian float32: a third of their size as text, nan and inf kept."""
+    """Numbers as base64 of little-endian float32, which takes a third of their size as text and keeps nan and inf."""
     with np.errstate(over="ignore"):
         return base64.b64encode(np.ascontiguousarray(array, "<f4").tobytes()).decode()
 
 
 def _surface(surface: "Surface", name: str, paths: Paths) -> dict[str, Any]:
-    """What the page needs of one surface."""
-    layers = {"risk": surface.risk, **surface.layers}
+    """The data of one surface for the page."""
+    errors = {k.replace("_", " "): v for k, v in surface.errors.items() if k != "left_out"}
+    layers = {"risk": surface.risk, **surface.layers, **errors}
     return {
         "name": name,
         "a": _floats(surface.grid.a),
@@ -173,7 +174,7 @@ def _subtitle(surfaces: Sequence["Surface"]) -> str:
 
 
 def by_plane(measures: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records split by the kind of their plane, since measures on different kinds have no common mean."""
+    """Records by the kind of their plane; measures on different kinds have no common mean."""
     found: dict[str, list[Record]] = {}
     for record in measures:
         found.setdefault(summary.kind(record) or "–", []).append(record)
@@ -181,7 +182,7 @@ def by_plane(measures: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def by_branches(measures: Sequence[Record]) -> dict[Any, list[Record]]:
-    """Records split by their number of branches, in increasing order; None first, where it is not stated."""
+    """Records by their number of branches, increasing; None comes first."""
     where = sorted({r.get("branches") for r in measures}, key=lambda i: -1 if i is None else i)
     return {x: [r for r in measures if r.get("branches") == x] for x in where}
 
@@ -218,7 +219,7 @@ def measures_row(branches: int | None, group: Sequence[Record], keys: Sequence[s
 
 
 def _measures(measures: Sequence[Record], tables: Mapping[str, str]) -> str:
-    """The section of measures: the table, unless others stand in for it, and those others."""
+    """The section of measures: the table of measures or the given tables."""
     own = measures_table(measures) if measures or not tables else ""
     return own + "".join(f"<h3>{html.escape(heading)}</h3>{table}" for heading, table in tables.items())
 
@@ -260,7 +261,7 @@ def _checks(surface: "Surface", name: str, number: int) -> str:
 
 
 def _metadata(surface: "Surface", number: int) -> str:
-    """Everything recorded with a surface, but its checks."""
+    """The metadata of a surface without its checks."""
     known = {key: value for key, value in surface.metadata.items() if key != "checks"}
     shape = {"points": "{} x {}".format(*surface.risk.shape), "quantities": ", ".join(["risk", *surface.layers])}
     return f'<div data-of="{number}">{_pairs({**_flat(known), **shape})}</div>'

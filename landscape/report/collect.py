@@ -89,7 +89,7 @@ def row(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def numbers(content: Any, name: str) -> Iterator[tuple[str, float]]:
-    """The single numbers of nested records, named by the way to them: ("measures.gap.lo", 0.1)."""
+    """The single numbers of nested records with their paths: ("measures.gap.lo", 0.1)."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield from numbers(value, f"{name}.{key}".replace("/", " per "))

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from landscape.surfaces import Surface
 
 PAIRED_BY = ("branches", "triple", "seed")
-"""Two surfaces are a pair where all of these that both state are equal, and one at least is stated."""
+"""Two surfaces are a pair if they agree in all of these keys that both state, and both state at least one."""
 
 MOST_COLUMNS = 6
-"""Surfaces that are still readable beside each other."""
+"""Largest number of surfaces drawn beside each other."""
 
 SHOWN = ("env_max_loss", "env_mean_loss", "barrier", "minima")
 """The measures in the printed table; the files hold all."""
@@ -66,7 +66,7 @@ def compare(paths: Sequence[Path], out: Path) -> list[str]:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Short different names of runs: the folder's, with its parents' where those are equal.
+    """Short distinct names of runs: the folder's name, preceded by its parents' if needed.
 
     >>> names_of([Path("runs/a"), Path("other/a"), Path("runs/b/surface.nc")])
     ['runs/a', 'other/a', 'b']
@@ -115,7 +115,7 @@ def differences(records: Mapping[str, Sequence[Record]]) -> list[Difference]:
 def _pairs(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Pairs of records that belong to the same place in two runs.
 
-    The kind of plane need not be the same, which is what two runs may differ in, unless a run has several kinds.
+    The kinds of plane may differ unless a run has several of them.
     """
     one = max(len(report.by_plane(first)), len(report.by_plane(second))) == 1
     alone = len(first) == len(second) == 1
@@ -129,16 +129,16 @@ def _alike(a: Record, b: Record) -> bool:
 
 
 def _content(paths: Mapping[str, Path], records: Mapping[str, Any], found: Sequence[Difference]) -> dict[str, Any]:
-    """What measures.json holds: the runs, their measures, and the differences; null where a number is not finite."""
+    """What measures.json holds: the runs, their measures, and the differences."""
     return {
         "runs": {name: str(path) for name, path in paths.items()},
-        "measures": atomic.plain([{"run": name, **r} for name, group in records.items() for r in group]),
-        "differences": atomic.plain([d._asdict() for d in found]),
+        "measures": [{"run": name, **r} for name, group in records.items() for r in group],
+        "differences": [d._asdict() for d in found],
     }
 
 
 def _figure(runs: Mapping[str, Sequence["Surface"]]) -> Any:
-    """All runs on one colour scale: a row for each, or one row where each has one number of branches."""
+    """All runs on one colour scale, a row for each; a single row if each run has one number of branches."""
     few = [(name, surface) for name, group in runs.items() for surface in _first_of_each_kind(group)]
     sizes = [{s.metadata.get("branches") for s in group} for group in runs.values()]
     if len(few) > MOST_COLUMNS or max(map(len, sizes)) > 1:

@@ -1,6 +1,6 @@
 """Run directories: a folder that explains itself, continues where it stopped, and refuses a changed configuration.
 
-Light on purpose: the command line imports this module before it knows whether JAX will be needed.
+This module imports little, because the command line loads it before it knows whether JAX is needed.
 """
 
 import json
@@ -38,14 +38,12 @@ class Run:
         name: The command, such as "figure1".
         path: The directory.
         options: The shared options.
-        resumed: Whether the directory held the beginning of this run.
         leader: False in all but the first process of a distributed run: such a process prints and logs nothing.
     """
 
     name: str
     path: Path
     options: Options = field(default_factory=Options)
-    resumed: bool = False
     leader: bool = True
 
     def file(self, name: str) -> Path:
@@ -65,7 +63,7 @@ class Run:
         self.say("plan:", " · ".join([self.devices, *parts, str(self.path)]))
 
     def execution(self, progress: "bool | Bar" = False) -> "Execution":
-        """How surfaces of this run are computed: by its options, resumable in its directory.
+        """The `Execution` of this run: its options, and its directory for resuming.
 
         Args:
             progress: A bar already open, or whether to show one.
@@ -120,7 +118,7 @@ class Run:
         return found
 
     def take_up(self, environment: dict[str, Any]) -> None:
-        """Say that an earlier beginning is continued, and what differs from then; remove half-written files."""
+        """Announce that a run is continued and how the environment differs; remove half-written files."""
         record = read_config(self.path)
         self.say("resuming:", f"{self.path}, begun {record['begun']}")
         begun = record["environment"]
@@ -134,15 +132,15 @@ class Run:
     def stage(
         self, name: str, inputs: Any, compute: Callable[[], Mapping[str, Any]], word: str = ""
     ) -> dict[str, np.ndarray]:
-        """The arrays of one stage: those on disk where they belong to the same inputs, else computed and written.
+        """The arrays of one stage, read from disk if they belong to the same inputs, otherwise computed and written.
 
-        A damaged file is computed again, which is said.
+        A damaged file is computed again, with a warning.
 
         Args:
             name: A short name for the file.
             inputs: All that the stage depends on: arrays, numbers, strings and records of these.
             compute: Makes the arrays.
-            word: What is said of a stage that is not computed again; nothing when empty.
+            word: Printed if the stage is read from disk; nothing if empty.
 
         Raises:
             Stopped: A request to stop has come; the stage is on disk.
@@ -159,11 +157,11 @@ class Run:
         return found
 
     def clear(self) -> None:
-        """Remove the files that only served to go on after a stop."""
+        """Remove the files that were kept for resuming."""
         atomic.remove(self.path, "stage-*.npz", "block-*.npz", "training.npz")
 
     def check_stop(self) -> None:
-        """Between two units of work, after writing the first: give way to a request to stop.
+        """Answer a request to stop; to be called between two units of work, after writing the first.
 
         Raises:
             Stopped: SIGTERM or SIGUSR1 has come.
@@ -211,9 +209,10 @@ def _ask(received: int, _: object) -> None:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Within, SIGTERM and SIGUSR1 only ask: `Run.check_stop` answers after the unit of work in hand.
+    """In this context SIGTERM and SIGUSR1 are requests, which `Run.check_stop` answers after the current unit of work.
 
-    May be nested, which takes the signals back from a library that took them meanwhile; the outermost begins afresh.
+    Nesting it takes the signals back from libraries that have changed the handlers. The outermost context forgets
+    earlier requests.
     """
     wanted = (signal.SIGTERM, signal.SIGUSR1)
     if signal.getsignal(signal.SIGTERM) is not _ask:
@@ -228,7 +227,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 @contextmanager
 def noting(run: Run) -> Iterator[None]:
-    """Within, what the package warns of is said as a note of the run, and logged."""
+    """In this context warnings of the package are printed and logged as notes of the run."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -246,7 +245,8 @@ def noting(run: Run) -> Iterator[None]:
 def opened(name: str, config: Any, options: Options, command: str, leader: bool = True) -> Iterator[Run]:
     """Open the run directory of a command for this process alone, and begin or continue the run in it.
 
-    A directory in which an earlier run kept nothing is begun anew; a refusal before anything is kept leaves nothing.
+    A directory in which an earlier run kept nothing is begun anew. If a run is refused before it keeps anything, the
+    directory is removed.
 
     Args:
         name: The command.
@@ -272,30 +272,30 @@ def opened(name: str, config: Any, options: Options, command: str, leader: bool 
             refuse_foreign_files(path)
         resumed = on_any_process(resumed, options.distributed)
         environment = environment_of()
-        run = Run(name, path, options, resumed, leader)
+        run = Run(name, path, options, leader)
         if leader and not resumed:
             about = {"command": command, "begun": now(), **wanted, "environment": environment}
             atomic.write_json(run.file("config.json"), about)
         run.log("start", resumed=resumed, command=command, environment=environment)
         if resumed:
             run.take_up(environment)
-        on_any_process(False, options.distributed)  # nobody goes on before the directory is ready
+        on_any_process(False, options.distributed)  # wait until the directory is ready
         with noting(run):
             yield run
 
 
-def mark(run: Run, stage: str) -> list[str]:
-    """Note in config.json that a stage ("computed", then "finished") is complete; returns its result files."""
+def mark(run: Run, milestone: str) -> list[str]:
+    """Note in config.json that a run is "computed", then "finished"; returns its result files."""
     files = sorted(f.name for f in run.path.iterdir() if f.is_file() and f.suffix in RESULTS)
     if run.leader:
-        atomic.write_json(run.file("config.json"), {**read_config(run.path), stage: files})
-    run.log(stage, files=files)
+        atomic.write_json(run.file("config.json"), {**read_config(run.path), milestone: files})
+    run.log(milestone, files=files)
     return files
 
 
-def complete(path: Path, stage: str) -> bool:
-    """Whether a run directory went through a stage, and still has all the files it had then."""
-    files = read_config(path).get(stage, [])
+def complete(path: Path, milestone: str) -> bool:
+    """Whether a run reached a milestone and still has all the files it had then."""
+    files = read_config(path).get(milestone, [])
     return bool(files) and all((path / file).exists() for file in files)
 
 
@@ -313,7 +313,7 @@ def finished(name: str, config: Any, options: Options) -> bool:
 
 
 def refuse_foreign_files(path: Path) -> None:
-    """A new run wants an empty folder.
+    """Refuse to begin a run in a folder with other files.
 
     Raises:
         ValueError: The folder holds files, but no config.json.

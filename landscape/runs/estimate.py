@@ -1,4 +1,4 @@
-"""What a computation will take, said before it starts: memory, operations, time."""
+"""Estimates of memory, operations and time, announced before a computation starts."""
 
 import time
 from typing import Any, NamedTuple
@@ -15,26 +15,26 @@ from landscape.problem import Problem
 from landscape.training import sgd
 
 RATES = {"cpu": (2e10, 4e10), "gpu": (4e12, 1e13), "tpu": (4e12, 1e13)}
-"""Operations a second, training and surfaces, of one device: for the announced time only."""
-PRODUCT, BENT = 6, 9
-"""A product with the Hessian, and slope and Hessian in a plane, in evaluations of the risk."""
+"""Operations a second of one device in training and on surfaces; used only for the announced time."""
+HVP, CURVATURE = 6, 9
+"""Cost of a Hessian-vector product, and of slope and Hessian in a plane, in evaluations of the risk."""
 PROCESS = 6 * 10**8
 """Bytes of a process with its libraries, compiled programs and buffers (measured)."""
 HELD = 11
-"""Solutions held at once while one triple is drawn: as trained, as views, aligned, the axes of their plane."""
+"""Number of solutions in memory while one triple is drawn: as trained, aligned, and the axes of the planes."""
 COMPILING = 2.0
-"""Seconds until a program is compiled, about."""
+"""Approximate seconds to compile a program."""
 
 
 class Amount(NamedTuple):
-    """How much there is to do.
+    """Amounts of work of a command.
 
     Attributes:
         points: Grid points along each axis.
         surfaces: Surfaces on the training data, or as many examples.
         evaluations: Further single evaluations of the risk.
         hvp_calls: Products of the Hessian with a vector.
-        bent: Points at which slope and curvature in the plane are computed.
+        curvature_points: Points at which slope and curvature in the plane are computed.
         trained: Examples passed through training, all seeds and steps together.
     """
 
@@ -42,62 +42,48 @@ class Amount(NamedTuple):
     surfaces: float = 1.0
     evaluations: int = 0
     hvp_calls: int = 0
-    bent: int = 0
+    curvature_points: int = 0
     trained: int = 0
 
     @property
     def everything(self) -> float:
-        """All in evaluations of the risk, training apart."""
-        return self.points**2 * self.surfaces + self.evaluations + PRODUCT * self.hvp_calls + BENT * self.bent
+        """Everything but training, in evaluations of the risk."""
+        derivatives = HVP * self.hvp_calls + CURVATURE * self.curvature_points
+        return self.points**2 * self.surfaces + self.evaluations + derivatives
 
 
 class Forecast(NamedTuple):
-    """Bytes on a device, what is counted, and seconds."""
+    """Bytes on a device, counted work in words, seconds, and floating-point operations where they are known."""
 
     nbytes: int
     count: str
     seconds: float
+    operations: float = 0.0
 
     def words(self) -> tuple[str, str, str]:
-        """For the line of the plan."""
+        """Memory, work and time in words."""
         return f"{self.nbytes / hardware.GIB:.2f} GiB", self.count, f"about {duration(self.seconds)}"
 
 
 def of_problem(problem: Problem, amount: Amount, memory: int | None = None) -> Forecast:
-    """From the operations that the cost model counts, at the rates of an ordinary device.
+    """The forecast of a problem, from the operations of the cost model and the rates of an ordinary device.
 
     Raises:
         ValueError: A surface does not fit the memory.
     """
-    found = work(problem, amount, memory)
-    return Forecast(planned(problem, amount.points, memory).nbytes, operations(found.operations), found.seconds)
-
-
-class Work(NamedTuple):
-    """Floating-point operations, and the seconds they take at the rates of an ordinary device."""
-
-    operations: float
-    seconds: float
-
-
-def work(problem: Problem, amount: Amount, memory: int | None = None) -> Work:
-    """What a problem takes: each kind of work is compiled once.
-
-    Raises:
-        ValueError: A surface does not fit the memory.
-    """
-    one, examples = forward(problem), len(problem.data)
+    plan, one, examples = planned(problem, amount.points, memory), forward(problem), len(problem.data)
     training = 3 * one * amount.trained
-    slow = one * examples * (PRODUCT * amount.hvp_calls + BENT * amount.bent)
-    fast = planned(problem, amount.points, memory).operations * amount.surfaces + one * examples * amount.evaluations
+    slow = one * examples * (HVP * amount.hvp_calls + CURVATURE * amount.curvature_points)
+    fast = plan.operations * amount.surfaces + one * examples * amount.evaluations
     rates, devices = RATES.get(jax.devices()[0].platform, RATES["cpu"]), jax.local_device_count()
     seconds = training / rates[0] / min(devices, 3) + slow / rates[0] + fast / rates[1] / devices
-    kinds = sum(map(bool, (amount.trained, amount.hvp_calls, amount.bent, amount.surfaces)))
-    return Work(training + slow + fast, seconds + COMPILING * kinds)
+    compiled = sum(map(bool, (amount.trained, amount.hvp_calls, amount.curvature_points, amount.surfaces)))
+    total = training + slow + fast
+    return Forecast(plan.nbytes, operations(total), seconds + COMPILING * compiled, total)
 
 
 def of_function(compiled: Any, params: Any, amount: Amount) -> Forecast:
-    """From the time of one evaluation.
+    """The forecast of a function, from the time of one evaluation.
 
     Args:
         compiled: The function, compiled ahead of time for `params`.
@@ -121,7 +107,7 @@ def planned(problem: Problem, points: int, memory: int | None = None) -> cost_mo
 
 
 def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int | None) -> int:
-    """Bytes at the peak of training and drawing triples: on a CPU of the process, elsewhere of a device.
+    """Peak bytes of training and drawing triples; on a CPU those of the process, otherwise of a device.
 
     Args:
         problem: Data and network.
@@ -134,7 +120,7 @@ def peak(problem: Problem, optimizer: Any, seeds: int, points: int, memory: int 
         ValueError: Training or a surface does not fit the memory.
     """
     plan = planned(problem, points, memory)
-    trained = sgd.plan(problem, optimizer, seeds, memory)
+    trained = sgd.seed_layout(problem, optimizer, seeds, memory)
     if jax.devices()[0].platform != "cpu":
         return max(trained.nbytes, plan.nbytes)
     one = trees.nbytes(problem.shapes)

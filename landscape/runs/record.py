@@ -1,4 +1,4 @@
-"""config.json, the record of a run: what makes it this run and no other, and what it ran on."""
+"""config.json, the record of a run: its configuration and its environment."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ REFUSALS = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, 
 
 
 def record_of(name: str, config: Any, options: Options) -> dict[str, Any]:
-    """What makes a run this run and no other."""
+    """The fields that identify a run."""
     return {
         "name": name,
         "config": plain(config),
@@ -51,7 +51,7 @@ def refuse_changes(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def keeps_nothing(path: Path) -> bool:
-    """Whether a run directory holds only the records of a run: it binds no later configuration.
+    """Whether a run directory holds only records, so that a later run may have another configuration.
 
     Raises:
         ValueError: Its config.json cannot be read.
@@ -61,17 +61,17 @@ def keeps_nothing(path: Path) -> bool:
 
 
 def missing(path: Path) -> list[Path]:
-    """A run directory, its lock and its parents, as far as they do not exist yet; the innermost first."""
+    """Those of a run directory, its lock and its parents that do not exist yet, the innermost first."""
     return [place for place in (path / ".lock", path, *path.parents) if not place.exists()]
 
 
 @contextlib.contextmanager
 def removed_if_refused(path: Path, made: Sequence[Path]) -> Iterator[None]:
-    """Within, a refusal before anything is computed removes the records of the run and the folders made for it.
+    """In this context an error before anything is computed removes the run's records and new folders.
 
     Args:
         path: The run directory.
-        made: What `missing` told before the directory was made.
+        made: The result of `missing` before the directory was made.
     """
     try:
         yield
@@ -102,7 +102,7 @@ def show(value: Any) -> str:
 
 
 def environment_of() -> dict[str, Any]:
-    """Versions, device and precision in use: what else a result may depend on."""
+    """Versions, device and precision in use, on which results may depend."""
     import jax
 
     versions = {"landscape": __version__} | {package: metadata.version(package) for package in PACKAGES}

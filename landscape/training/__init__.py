@@ -25,9 +25,9 @@ from landscape.training.solutions import Solutions
 Params = Any
 
 SECONDS_A_CALL = 2.0
-"""Aim for one call to the device: how soon a request to stop is answered and how often the bar moves."""
+"""Aimed duration of one call to the device; between calls the bar moves and requests to stop are answered."""
 TURNS = 5
-"""How much longer it takes where seeds take turns on the devices, so that moving them does not count."""
+"""Factor on this duration if seeds take turns on the devices, so that moving them takes little of the time."""
 SECONDS_A_SAVE = 10.0
 
 
@@ -91,9 +91,9 @@ def train(
     problem = problem.on_support
     _check(problem, keys, steps, batch_size, record)
     record, count = record or max(1, steps // 20), len(keys)
-    shared = sgd.plan(problem, optimizer, count, memory, branch_devices)
-    static = Static(problem.network, problem.loss, optimizer, batch_size, shared.mesh)
-    seeds = _Seeds(static, keys, _checked(start, count), problem.data, shared.seeds)
+    layout = sgd.seed_layout(problem, optimizer, count, memory, branch_devices)
+    static = Static(problem.network, problem.loss, optimizer, batch_size, layout.mesh)
+    seeds = _Seeds(static, keys, _checked(start, count), problem.data, layout.seeds)
     refuse_mixing(problem.network, jax.tree.map(lambda w: w[0, :1], seeds.states[0].params), problem.data.x)
     saved = _Saved(directory, problem, keys, (steps, batch_size, record), trajectory, seeds, start)
     done = saved.load(seeds)
@@ -117,11 +117,11 @@ def train(
             saved.save(seeds, done)
             _ask(check_stop, saved, seeds, done)
     settled = _settled(saved.history, tolerance, patience)
-    return saved.solutions(seeds, done, record, settled, shared.share)
+    return saved.solutions(seeds, done, record, settled, layout.shards)
 
 
 def _ask(check_stop: Callable[[], None], saved: "_Saved", seeds: "_Seeds", done: int) -> None:
-    """Before giving way to a request to stop, write the state, however long ago it was written."""
+    """Answer a request to stop; the state is written first."""
     try:
         check_stop()
     except atomic.Stopped:
@@ -130,14 +130,14 @@ def _ask(check_stop: Callable[[], None], saved: "_Saved", seeds: "_Seeds", done:
 
 
 class _Seeds:
-    """The states of all seeds: on the devices, or, when they do not fit together, each there for its turn only."""
+    """The states of all seeds. If they do not fit the devices together, each is moved there for its turn only."""
 
     def __init__(self, static: Static, keys: jax.Array, start: Params | None, data: Dataset, at_once: int) -> None:
         self.static, self.count = static, len(keys)
         split, whole = (NamedSharding(static.mesh, spec) for spec in (P("seeds"), P()))
         self.data = hardware.placed(data, whole)
         self.parts = [range(i, min(i + at_once, self.count)) for i in range(0, self.count, at_once)]
-        # A CPU's devices live in the same memory as those that wait.
+        # All devices of a CPU share one memory, so that moving states would save nothing.
         self.at_once = at_once
         self.swapped = len(self.parts) > 1 and static.mesh.devices.flat[0].platform != "cpu"
         self.keys = [hardware.placed(self._padded(keys, part), split) for part in self.parts]
@@ -147,7 +147,7 @@ class _Seeds:
             self.states.append(self._away(sgd.begin(static, of_part, len(data), begun)))
 
     def _padded(self, x: Any, part: range) -> Any:
-        """The rows of one part, the last one repeated until they can be shared out evenly."""
+        """The rows of one part; the last row is repeated until all devices have equally many."""
         return x[np.minimum(np.arange(part.start, part.start + self.at_once), part.stop - 1)]
 
     def _away(self, state: State) -> State:
@@ -179,7 +179,7 @@ class _Seeds:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.count, *x.shape[1:]), x.dtype), self.states[0])
 
     def _joined(self, *parts: Any) -> np.ndarray:
-        """Rows of all parts without their padding, [S, ...]; beside these only one part at a time is on the host."""
+        """Rows of all parts without padding, [S, ...]. Parts are copied to the host one after the other."""
         if len(parts) == 1:
             return hardware.gathered(parts[0])[: self.count]
         whole = np.empty((self.count, *parts[0].shape[1:]), parts[0].dtype)
@@ -203,9 +203,9 @@ def _checked(start: Params | None, count: int) -> Params | None:
 
 
 def _settled(history: list[np.ndarray], tolerance: float | None, patience: int) -> np.ndarray:
-    """Which seeds' lowest risks have fallen by no more than the tolerance over the last entries.
+    """Whether each seed's lowest risk has fallen by at most the tolerance over the last `patience` entries, [S].
 
-    Of two single entries the later one may be lower by chance as long as a constant step keeps the risk noisy.
+    Lowest risks are compared because single entries are noisy under a constant step length.
     """
     if tolerance is None or len(history) <= patience:
         return np.zeros(history[-1].shape, bool)
@@ -213,7 +213,7 @@ def _settled(history: list[np.ndarray], tolerance: float | None, patience: int) 
 
 
 class _Saved:
-    """The states on disk, with the history; nothing is written without a directory, nor but by the leading process."""
+    """The states and the history on disk. Only the leading process writes, and only if there is a directory."""
 
     def __init__(
         self,
@@ -252,7 +252,7 @@ class _Saved:
             self.path.append(seeds.whole(lambda state: state.params))
 
     def load(self, seeds: _Seeds) -> int:
-        """Take up the stored states, if there are any; returns the steps done."""
+        """Continue from stored states, if there are any; returns the number of steps done."""
         arrays = atomic.load_arrays(self.file, self.key) if self.file and hardware.leading() else None
         if not hardware.from_leader(arrays is not None):
             return 0
@@ -271,7 +271,7 @@ class _Saved:
         return done
 
     def save(self, seeds: _Seeds, done: int, now: bool = False) -> None:
-        """Write everything: at most once in `SECONDS_A_SAVE`, for at most a tenth of the time, or `now`."""
+        """Write everything, `now` or else once in `SECONDS_A_SAVE`; writing takes at most a tenth of the time."""
         begun = time.monotonic()
         if self.file is None or not hardware.from_leader(now or begun - self.written >= self.pause):
             return
@@ -287,15 +287,15 @@ class _Saved:
     def _path(self) -> Params | None:
         return jax.tree.map(lambda *x: np.stack(x), *self.path) if self.path else None
 
-    def solutions(self, seeds: _Seeds, done: int, record: int, settled: np.ndarray, share: int) -> Solutions:
-        """The record returned to the caller; the file is removed by whoever has kept the solutions."""
+    def solutions(self, seeds: _Seeds, done: int, record: int, settled: np.ndarray, branch_shards: int) -> Solutions:
+        """The record returned by `train`. The caller removes the file once it has kept the solutions."""
         history = np.array(self.history).T
         steps = np.minimum(np.arange(history.shape[1]) * record, done)
         path = jax.tree.map(lambda x: np.moveaxis(x, 0, 1), self._path())
         params = seeds.whole(lambda state: state.params)
-        if share == 1 and len(seeds.parts) == 1:
+        if branch_shards == 1 and len(seeds.parts) == 1:
             params = jax.device_put(params, jax.local_devices()[0])
-        return Solutions(params, history[:, -1], history, steps, settled, path, share)
+        return Solutions(params, history[:, -1], history, steps, settled, path, branch_shards)
 
 
 def _check(problem: Problem, keys: jax.Array, steps: int, batch_size: int, record: int | None) -> None:

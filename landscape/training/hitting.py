@@ -12,7 +12,7 @@ from scipy.special import ndtri
 from landscape.arrays import trees
 from landscape.datasets import Dataset
 from landscape.files.progress import Bar
-from landscape.training.shallow import DEFAULT, Protocol, Weights, train_networks
+from landscape.training.shallow import DEFAULT, TrainingConfig, Weights, train_networks
 
 
 class Rates(NamedTuple):
@@ -45,7 +45,7 @@ def hitting_rate(
     data: Dataset,
     widths: Sequence[int],
     seeds: Sequence[int] = range(100),
-    protocol: Protocol = DEFAULT,
+    config: TrainingConfig = DEFAULT,
     *,
     minimum: float = 0.0,
     tolerance: float = 1e-5,
@@ -59,16 +59,16 @@ def hitting_rate(
         data: Examples [N, D] and labels [N], of equal weight; those of weight zero are padding and do not count.
         widths: Hidden units of the networks.
         seeds: One initialisation each.
-        protocol: How they are trained.
+        config: How they are trained.
         minimum: The global minimum of the risk; 0 where the labels come from a smaller network.
         tolerance: A risk up to this above the minimum is a hit, decided in float64 on all the data.
-        directory: Where unfinished blocks are kept, so that the same call continues.
+        directory: Where unfinished ensembles are kept, so that the same call continues.
         progress: True for a bar, False for silence, or a bar already open.
         check_stop: Called several times a second; may raise to interrupt, after which the state is on disk.
     """
-    members = [(width, seed) for width in widths for seed in seeds]
-    found = train_networks(data, members, protocol, directory=directory, progress=progress, check_stop=check_stop)
-    risk = final_risk(data, found, protocol).reshape(len(widths), len(seeds))
+    networks = [(width, seed) for width in widths for seed in seeds]
+    found = train_networks(data, networks, config, directory=directory, progress=progress, check_stop=check_stop)
+    risk = final_risk(data, found, config).reshape(len(widths), len(seeds))
     return rates(widths, risk, minimum, tolerance)
 
 
@@ -91,11 +91,11 @@ def wilson(hits: Any, trials: int, level: float = 0.95) -> tuple[np.ndarray, np.
     return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
 
-def final_risk(data: Dataset, networks: Sequence[Weights], protocol: Protocol) -> np.ndarray:
+def final_risk(data: Dataset, networks: Sequence[Weights], config: TrainingConfig) -> np.ndarray:
     """The mean loss of every network on all the data of positive weight, [M], in float64."""
     data = data.support
     x = np.asarray(data.x, np.float64)
     f = np.stack([np.maximum(x @ w.T, 0) @ v for w, v in networks])
     with trees.float64():
         y = jnp.asarray(data.y, jnp.float64)
-        return np.asarray(jax.vmap(lambda f: protocol.of_outputs(f[:, None], y).mean())(jnp.asarray(f)))
+        return np.asarray(jax.vmap(lambda f: config.of_outputs(f[:, None], y).mean())(jnp.asarray(f)))

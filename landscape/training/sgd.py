@@ -1,4 +1,4 @@
-"""Steps of SGD for several seeds in one program: where their values lie, what they take, and the compiled parts."""
+"""SGD for several seeds in one program: the layout on the devices, its memory, and the compiled steps."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from landscape.arrays import hardware, trees
+from landscape.arrays import hardware, on_disk, trees
 from landscape.datasets import Dataset
 from landscape.losses import Loss
 from landscape.networks import MultiBranch, Network
@@ -20,7 +20,7 @@ Params = Any
 
 
 class State(NamedTuple):
-    """Everything that the next step depends on, one entry a seed."""
+    """The state of SGD, one entry a seed: parameters, optimiser and order of the examples."""
 
     params: Params
     optimizer: Any
@@ -28,7 +28,7 @@ class State(NamedTuple):
 
 
 class Static(NamedTuple):
-    """What is compiled in.
+    """Constants of the compiled programs.
 
     Attributes:
         network: The network.
@@ -46,23 +46,23 @@ class Static(NamedTuple):
 
     @property
     def axis(self) -> str | None:
-        """The mesh axis that branches are split over, if they are."""
+        """The mesh axis over which branches are split; None if they are not."""
         return "branches" if self.mesh.shape["branches"] > 1 else None
 
 
-class Plan(NamedTuple):
-    """How seeds and branches are shared out.
+class SeedLayout(NamedTuple):
+    """How seeds and branches are distributed over the devices.
 
     Attributes:
         seeds: Seeds in hand at a time, padded to a multiple of the devices that share them; the others wait.
-        share: Devices that the branches of each are split over.
+        shards: Devices that the branches of each are split over.
         devices: All devices in use.
         nbytes: Bytes on each device.
         total: Bytes of all devices together, with those of the seeds that wait.
     """
 
     seeds: int
-    share: int
+    shards: int
     devices: tuple[Any, ...]
     nbytes: int
     total: int
@@ -70,7 +70,7 @@ class Plan(NamedTuple):
     @property
     def mesh(self) -> Mesh:
         """Axes "seeds" and "branches"."""
-        return hardware.mesh(self.devices, seeds=len(self.devices) // self.share, branches=self.share)
+        return hardware.mesh(self.devices, seeds=len(self.devices) // self.shards, branches=self.shards)
 
 
 class Sizes(NamedTuple):
@@ -97,24 +97,24 @@ def sizes(problem: Problem, optimizer: optax.GradientTransformation) -> Sizes:
     return Sizes(one, one + state, chunk, trees.nbytes(problem.data))
 
 
-def plan(
+def seed_layout(
     problem: Problem,
     optimizer: optax.GradientTransformation,
     seeds: int,
     memory: int | None = None,
-    share: int | None = None,
-) -> Plan:
-    """Share out seeds and branches, from shapes alone: seeds over devices, else branches too, else seed after seed.
+    shards: int | None = None,
+) -> SeedLayout:
+    """Distribute seeds over the devices; if they do not fit, split branches too; if that does not fit, take turns.
 
-    CPU devices live in one memory; there the bytes of all of them count together, and seeds take turns on all cores
-    rather than have their branches split.
+    Only shapes are used. CPU devices share one memory: their bytes are added, and seeds take turns on all cores before
+    branches are split.
 
     Args:
         problem: Data and network.
         optimizer: The optimiser, whose state counts.
         seeds: S.
         memory: Bytes allowed on each device; chosen from the device when None.
-        share: Devices that branches are split over, where it is not to be chosen.
+        shards: Devices over which branches are split; chosen when None.
 
     Raises:
         ValueError: One seed does not fit the memory however its branches are split, or they cannot be split as asked.
@@ -122,19 +122,19 @@ def plan(
     devices, counts = jax.devices(), problem.network.counts
     memory = hardware.allowed(memory, devices)
     possible = hardware.shares(counts, len(devices))
-    if share not in (None, *possible):
+    if shards not in (None, *possible):
         raise ValueError(
             f"branch_devices must divide the {len(devices)} devices and the {counts} branches: one of {possible}; "
-            f"got {share}."
+            f"got {shards}."
         )
-    one, choices = sizes(problem, optimizer), [share] if share else possible
+    one, choices = sizes(problem, optimizer), [shards] if shards else possible
     together = [_shared_out(devices, seeds, seeds, d, one) for d in choices]
     in_turn = [_shared_out(devices, 1, seeds, d, one) for d in reversed(choices)]
     fitting = [p for p in together + in_turn if p.nbytes <= memory]
     if devices[0].platform == "cpu":
         # The fewest parts first; seeds that wait can be nowhere else, so that at least the one in hand must fit.
         whole = [p for p in together + in_turn if p.total <= memory]
-        fitting = sorted(whole or [p for p in in_turn if p in fitting], key=lambda p: p.share)
+        fitting = sorted(whole or [p for p in in_turn if p in fitting], key=lambda p: p.shards)
     if not fitting:
         least = min(p.nbytes for p in together + in_turn)
         raise ValueError(
@@ -145,20 +145,20 @@ def plan(
     return fitting[0]
 
 
-def _shared_out(devices: list[Any], at_once: int, seeds: int, share: int, one: Sizes) -> Plan:
-    processes, rows = jax.process_count(), len(devices) // share
+def _shared_out(devices: list[Any], at_once: int, seeds: int, shards: int, one: Sizes) -> SeedLayout:
+    processes, rows = jax.process_count(), len(devices) // shards
     sharing = min(rows, at_once)
     if processes > 1:  # every process takes part, with as many of its devices as the others
-        sharing = next(r for r in range(sharing, rows + 1) if r * share % processes == 0)
-    each = sharing * share // processes
+        sharing = next(r for r in range(sharing, rows + 1) if r * shards % processes == 0)
+    each = sharing * shards // processes
     used = [d for p in range(processes) for d in [d for d in devices if d.process_index == p][:each]]
     padded = -(-at_once // sharing) * sharing
-    on_each = padded // sharing * (one.held + one.solution + one.chunk) // share + 2 * one.data
-    return Plan(padded, share, tuple(used), on_each, on_each * len(used) + (seeds - at_once) * one.held)
+    on_each = padded // sharing * (one.held + one.solution + one.chunk) // shards + 2 * one.data
+    return SeedLayout(padded, shards, tuple(used), on_each, on_each * len(used) + (seeds - at_once) * one.held)
 
 
 def shardings(static: Static, state: State) -> State:
-    """Where the values of a state lie: seeds over "seeds", and whatever has the parameters' shape over "branches"."""
+    """Shardings of a state: seeds over "seeds"; arrays of the parameters' shapes also over "branches"."""
     shapes = {x.shape for x in jax.tree.leaves(state.params)}
 
     def of(x: Any) -> NamedSharding:
@@ -168,7 +168,7 @@ def shardings(static: Static, state: State) -> State:
 
 
 def begin(static: Static, keys: jax.Array, examples: int, start: Params | None) -> State:
-    """The state before the first step, where it belongs.
+    """The state before the first step, placed on the devices.
 
     Args:
         static: Network, optimiser, mesh.
@@ -193,7 +193,8 @@ def _settled(static: Static, state: State) -> State:
 
 
 def _random(static: Static, keys: jax.Array) -> Params:
-    """`network.init` of every seed, on every device branch after branch: random bits take room, and long to compile."""
+    """`network.init` of every seed, branch after branch: random bits of all branches at once would take memory and
+    compile slowly."""
     network = static.network
 
     def drawn(branch: Network, keys: jax.Array) -> Params:
@@ -204,18 +205,15 @@ def _random(static: Static, keys: jax.Array) -> Params:
         return jax.shard_map(of_seeds, mesh=static.mesh, in_specs=where, out_specs=where, check_vma=False)(keys)
 
     kinds = jax.vmap(lambda key: jax.random.split(key, len(network.counts)))(keys)
-    params = tuple(
-        drawn(branch, jax.vmap(partial(jax.random.split, num=n))(kinds[:, k]))
-        for k, (branch, n) in enumerate(zip(network.branches, network.counts, strict=True))
-    )
-    return params[0] if isinstance(network.branch, Network) else params
+    pairs = enumerate(zip(network.branches, network.counts, strict=True))
+    return network.join([drawn(f, jax.vmap(partial(jax.random.split, num=n))(kinds[:, k])) for k, (f, n) in pairs])
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def advance(static: Static, state: State, keys: jax.Array, data: Dataset, start: Any, stop: Any) -> State:
     """Steps start … stop − 1 of every seed."""
     examples = len(data.y)
-    count = examples // static.batch_size
+    count, streamed = examples // static.batch_size, on_disk.any_streamed(data.x)
 
     def shuffled(key: jax.Array, epoch: jax.Array) -> jax.Array:
         return jax.random.permutation(jax.random.fold_in(key, epoch), examples).astype(jnp.int32)
@@ -223,15 +221,29 @@ def advance(static: Static, state: State, keys: jax.Array, data: Dataset, start:
     def ordered(t: jax.Array, key: jax.Array, order: jax.Array) -> tuple[jax.Array, Any]:
         order = lax.cond(t % count == 0, shuffled, lambda *_: order, key, t // count)
         chosen = lax.dynamic_slice_in_dim(order, t % count * static.batch_size, static.batch_size)
-        return order, jax.tree.map(lambda x: x[chosen], (data.x, data.y, data.weight))
+        return order, chosen if streamed else jax.tree.map(lambda x: x[chosen], (data.x, data.y, data.weight))
 
     def step(t: jax.Array, state: State) -> State:
         order, batch = jax.vmap(ordered, (None, 0, 0))(t, keys, state.order)
+        batch = _read(static, data, batch) if streamed else batch
         slope = _slopes(static, state.params, batch)
         update, optimizer = jax.vmap(static.optimizer.update)(slope, state.optimizer, state.params)
         return State(optax.apply_updates(state.params, update), optimizer, order)
 
     return _settled(static, lax.fori_loop(start, stop, step, state))
+
+
+def _read(static: Static, data: Dataset, chosen: jax.Array) -> Any:
+    """The minibatches [S, B, ...] of data on disk at positions [S, B]; each device calls for those of its own seeds."""
+    where = P("seeds")
+    run = jax.shard_map(
+        lambda data, chosen: on_disk.at((data.x, data.y, data.weight), chosen),
+        mesh=static.mesh,
+        in_specs=(P(), where),
+        out_specs=where,
+        check_vma=False,
+    )
+    return run(data, chosen)
 
 
 def _slopes(static: Static, params: Params, batch: Any) -> Params:

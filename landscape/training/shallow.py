@@ -1,8 +1,8 @@
-"""Many small one-hidden-layer networks trained together by SGD in one compiled loop, in blocks that fit the cache.
+"""Many small one-hidden-layer networks trained together by SGD in one compiled loop, in ensembles that fit the cache.
 
-Networks f(x) = Σ_i v_i [w_i · x]_+ are laid out [networks, units, examples]: with the examples last, a step of a block
-is a few matrix products and a few passes over values that stay in the L2 cache. Networks of different widths share a
-block after padding with units that are zero: such units receive no gradient and stay zero.
+Networks f(x) = Σ_i v_i [w_i · x]_+ are laid out [networks, units, examples]. With the examples last, a step of an
+ensemble is a few matrix products and a few passes over values that stay in the L2 cache. Networks of different widths
+share an ensemble: the narrower ones are padded with units of weight zero, which have no gradient and stay zero.
 """
 
 import os
@@ -22,27 +22,25 @@ import numpy as np
 from jax import lax
 
 from landscape import losses
-from landscape.arrays import trees
+from landscape.arrays import hardware, trees
 from landscape.datasets import Dataset
 from landscape.files import atomic
 from landscape.files.progress import Bar, showing
 from landscape.losses import Loss
 
 Device = Any
-Member = tuple[int, int]
-"""A network by its width and seed."""
+WidthSeed = tuple[int, int]
+"""(width, seed) of a network."""
 
 STEPS_A_CALL = 250_000
-"""Steps of one network in one call to the device: how soon a request to stop is answered and the bar moves."""
+"""Steps of one network in one call to the device; between calls the bar moves and requests to stop are answered."""
 SECONDS_A_LOOK, SECONDS_A_SAVE = 0.25, 10.0
 HIDDEN_SHARE = 0.2
-"""Share of the L2 cache filled by the hidden values of a block; their gradient and the weights take as much again."""
-NO_CACHE = 2**20
-"""Bytes assumed where the system does not tell the size of the cache."""
+"""Share of the L2 cache that an ensemble's hidden values fill; their gradient and the weights take as much again."""
 
 
 @dataclass(frozen=True)
-class Protocol:
+class TrainingConfig:
     """How the networks are trained; §5.2 states the number of steps only.
 
     Attributes:
@@ -52,7 +50,7 @@ class Protocol:
         initialisation: "uniform" in ±1/√fan-in, or "normal" with standard deviation 1/√fan-in.
         loss: "hinge" on the labels, or "squared".
         tau: The margin parameter of the hinge loss, Eq. (1).
-        seed: Of the order of the examples.
+        seed: Seed of the order of the examples.
         float64: Compute in double precision.
 
     Raises:
@@ -88,12 +86,12 @@ class Protocol:
         return trees.float64() if self.float64 else nullcontext()
 
 
-DEFAULT = Protocol()
+DEFAULT = TrainingConfig()
 """Measured to give a rising curve close to the printed one."""
 
 
 class Weights(NamedTuple):
-    """A network or a block of them: w [..., I, D] and v [..., I]."""
+    """A network or an ensemble of them: w [..., I, D] and v [..., I]."""
 
     w: Any
     v: Any
@@ -101,68 +99,70 @@ class Weights(NamedTuple):
 
 def train_networks(
     data: Dataset,
-    members: Sequence[Member],
-    protocol: Protocol,
+    networks: Sequence[WidthSeed],
+    config: TrainingConfig,
     *,
-    block: int | None = None,
+    ensemble: int | None = None,
     directory: Path | None = None,
     progress: bool | Bar = True,
     check_stop: Callable[[], None] = lambda: None,
 ) -> list[Weights]:
-    """SGD on many one-hidden-layer networks at once, blocks of them spread over the local devices (or two threads).
+    """Train many one-hidden-layer networks by SGD, in ensembles that are distributed over the local devices or cores.
 
     Args:
         data: Examples [N, D] and labels [N], of equal weight; those of weight zero are padding and never drawn.
-        members: (width, seed) of each network.
-        protocol: How they are trained.
-        block: Networks in a block; by default as many of one width as stay in the cache, or all on an accelerator.
-        directory: Where the state of every block is kept.
+        networks: (width, seed) of each network.
+        config: How they are trained.
+        ensemble: Networks in an ensemble; when None as many of one width as stay in the cache, on an accelerator all.
+        directory: Where the state of every ensemble is kept.
         progress: As in `hitting_rate`.
         check_stop: As in `hitting_rate`.
 
     Returns:
-        The final weights of every member, in float64.
+        The final weights of every network, in float64.
 
     Raises:
-        ValueError: No members, a width below 1, a batch larger than the data, or unequal weights.
+        ValueError: No networks, a width below 1, a batch larger than the data, or unequal weights.
         Corrupted: A state in the directory is damaged.
     """
     data = data.support
-    _check(data, members, protocol)
-    jobs = [_Job(data, part, protocol, directory) for part in blocks_of(members, protocol, block)]
-    with showing(progress, "train", len(members) * protocol.steps, "steps") as bar:
+    _check(data, networks, config)
+    jobs = [_Job(data, part, config, directory) for part in ensembles_of(networks, config, ensemble)]
+    with showing(progress, "train", len(networks) * config.steps, "steps") as bar:
         _work(jobs, bar, check_stop)
-    found = {member: weights for job in jobs for member, weights in zip(job.members, job.split(), strict=True)}
-    return [found[member] for member in members]
+    found = {key: weights for job in jobs for key, weights in zip(job.networks, job.split(), strict=True)}
+    return [found[key] for key in networks]
 
 
-def blocks_of(members: Sequence[Member], protocol: Protocol, block: int | None = None) -> list[list[Member]]:
-    """Members in blocks: of one width that stay in the L2 cache on a CPU, all at once on an accelerator."""
-    if block is None and jax.default_backend() != "cpu":
-        return [list(members)]
-    parts, least = [], 1 if block else len(_places())
-    for width in sorted({width for width, _ in members}, reverse=True):  # the longest first: the threads end together
-        same = [member for member in members if member[0] == width]
-        count = max(-(-len(same) // (block or _fitting(width, protocol))), min(least, len(same)))
-        even = [c for c in range(count, 2 * count) if len(same) % c == 0]  # blocks of one size compile once
+def ensembles_of(
+    networks: Sequence[WidthSeed], config: TrainingConfig, ensemble: int | None = None
+) -> list[list[WidthSeed]]:
+    """Divide networks into ensembles: on a CPU of one width and within the L2 cache, on an accelerator all in one."""
+    if ensemble is None and jax.default_backend() != "cpu":
+        return [list(networks)]
+    parts, least = [], 1 if ensemble else len(_places())
+    for width in sorted({width for width, _ in networks}, reverse=True):  # the longest first: the threads end together
+        same = [key for key in networks if key[0] == width]
+        count = max(-(-len(same) // (ensemble or _fitting(width, config))), min(least, len(same)))
+        even = [c for c in range(count, 2 * count) if len(same) % c == 0]  # ensembles of one size compile once
         count = even[0] if even else count
         parts += [list(map(tuple, part)) for part in np.array_split(np.array(same), count)]
     return [[(int(width), int(seed)) for width, seed in part] for part in parts]
 
 
-def start(members: Sequence[Member], inputs: int, protocol: Protocol) -> Weights:
-    """Initial weights of a block, float32; each member's depend on its own width and seed only."""
-    most, parts = max(width for width, _ in members), []
-    for width in sorted({width for width, _ in members}):
-        seeds = jnp.array([seed for w, seed in members if w == width], jnp.uint32)
-        w, v = _initial(seeds, width, inputs, protocol.initialisation)
+def start(networks: Sequence[WidthSeed], inputs: int, config: TrainingConfig) -> Weights:
+    """Initial weights of an ensemble, float32; each network's depend on its own width and seed only."""
+    most, parts = max(width for width, _ in networks), []
+    for width in sorted({width for width, _ in networks}):
+        seeds = jnp.array([seed for w, seed in networks if w == width], jnp.uint32)
+        w, v = _initial(seeds, width, inputs, config.initialisation)
         parts.append((np.pad(w, [(0, 0), (0, most - width), (0, 0)]), np.pad(v, [(0, 0), (0, most - width)])))
-    order = np.argsort(np.argsort([width for width, _ in members], kind="stable"), kind="stable")
+    order = np.argsort(np.argsort([width for width, _ in networks], kind="stable"), kind="stable")
     return Weights(*(np.concatenate(part)[order] for part in zip(*parts, strict=True)))
 
 
 def forward(weights: Weights, x: jax.Array) -> jax.Array:
-    """f [S, B] of a block of networks on examples x [D, B], the examples last throughout."""
+    """f [S, B] of an ensemble of networks on examples x [D, B], the examples last throughout."""
     hidden = jnp.einsum("sid,db->sib", weights.w, x)
     return jnp.einsum("si,sib->sb", weights.v, jax.nn.relu(hidden))
 
@@ -176,7 +176,7 @@ def advance(
     Args:
         loss: (outputs [B, 1], y [B]) -> [B].
         batch: B.
-        weights: Of a block.
+        weights: Weights of an ensemble.
         data: x [D, N] and y [N].
         rate: Step size.
         orders: [E, N] The order of the examples in each epoch, from the first again after the last.
@@ -203,26 +203,28 @@ def advance(
 
 
 class _Job:
-    """One block on its way: its weights, the minibatches done, and the file that keeps both."""
+    """One ensemble in training: its weights, the number of steps done, and the file that keeps both."""
 
-    def __init__(self, data: Dataset, members: list[Member], protocol: Protocol, directory: Path | None) -> None:
-        self.data, self.members, self.protocol = data, members, protocol
-        self.key = atomic.fingerprint(data, members, asdict(protocol))
+    def __init__(
+        self, data: Dataset, networks: list[WidthSeed], config: TrainingConfig, directory: Path | None
+    ) -> None:
+        self.data, self.networks, self.config = data, networks, config
+        self.key = atomic.fingerprint(data, networks, asdict(config))
         self.path = directory / f"block-{self.key[:20]}.npz" if directory else None
         kept = atomic.load_arrays(self.path, self.key) if self.path else None
-        self.weights = Weights(kept["w"], kept["v"]) if kept else start(members, data.x.shape[1], protocol)
+        self.weights = Weights(kept["w"], kept["v"]) if kept else start(networks, data.x.shape[1], config)
         self.done = int(kept["done"]) if kept else 0
         self.saved = time.monotonic()
 
     @property
     def left(self) -> int:
         """Steps still to be taken."""
-        return self.protocol.steps - self.done
+        return self.config.steps - self.done
 
     def run(self, device: Device, stop: Event) -> None:
         """Train to the end, or until asked to stop; either way the state is on disk afterwards."""
-        kind = np.float64 if self.protocol.float64 else np.float32
-        with self.protocol.precision(), jax.default_device(device):
+        kind = np.float64 if self.config.float64 else np.float32
+        with self.config.precision(), jax.default_device(device):
             data = jnp.asarray(np.transpose(self.data.x).astype(kind)), jnp.asarray(np.asarray(self.data.y, kind))
             weights = Weights(*(jnp.asarray(part, kind) for part in self.weights))
             while self.left and not stop.is_set():
@@ -233,32 +235,32 @@ class _Job:
 
     def call(self, weights: Weights, data: tuple[Any, Any]) -> Weights:
         """One call to the device: whole epochs, about STEPS_A_CALL steps of one network."""
-        batch, examples = self.protocol.batch_size, len(self.data)
+        batch, examples = self.config.batch_size, len(self.data)
         each = examples // batch
-        orders = _orders(self.protocol.seed, examples, batch, -(-self.protocol.steps // each))
-        first, epochs = self.done // each, max(1, STEPS_A_CALL // (each * len(self.members)))
+        orders = _orders(self.config.seed, examples, batch, -(-self.config.steps // each))
+        first, epochs = self.done // each, max(1, STEPS_A_CALL // (each * len(self.networks)))
         rows = np.arange(first, first + min(epochs, len(orders)))
         part = np.take(orders, rows, axis=0, mode="wrap")
         count = min(self.left, epochs * each)
-        weights = advance(self.protocol.of_outputs, batch, weights, data, self.protocol.learning_rate, part, count)
+        weights = advance(self.config.of_outputs, batch, weights, data, self.config.learning_rate, part, count)
         jax.block_until_ready(weights)
         self.done += count
         return weights
 
     def save(self, weights: Weights) -> None:
-        """Keep the state."""
+        """Write the state."""
         self.weights, self.saved = Weights(*map(np.asarray, weights)), time.monotonic()
         if self.path:
             atomic.save_arrays(self.path, {**self.weights._asdict(), "done": self.done}, self.key)
 
     def split(self) -> list[Weights]:
-        """The members' weights, without padding, in float64."""
+        """The networks' weights, without padding, in float64."""
         w, v = (np.asarray(part, np.float64) for part in self.weights)
-        return [Weights(w[k, :width], v[k, :width]) for k, (width, _) in enumerate(self.members)]
+        return [Weights(w[k, :width], v[k, :width]) for k, (width, _) in enumerate(self.networks)]
 
 
 def _work(jobs: list[_Job], bar: Bar, check_stop: Callable[[], None]) -> None:
-    """Let one thread for each place take job after job, while this thread shows the progress and listens for a stop."""
+    """Run the jobs, one thread for each place, while this thread shows the progress and answers requests to stop."""
     stop, queue = Event(), iter([job for job in jobs if job.left])
 
     def worker(device: Device) -> None:
@@ -274,7 +276,7 @@ def _work(jobs: list[_Job], bar: Bar, check_stop: Callable[[], None]) -> None:
             pending = set(futures)
             while pending:
                 finished, pending = wait(futures, SECONDS_A_LOOK, FIRST_EXCEPTION)
-                bar.update(sum(job.done * len(job.members) for job in jobs) - bar.done)
+                bar.update(sum(job.done * len(job.networks) for job in jobs) - bar.done)
                 for future in finished:
                     future.result()
                 check_stop()
@@ -284,7 +286,7 @@ def _work(jobs: list[_Job], bar: Bar, check_stop: Callable[[], None]) -> None:
 
 
 def _places() -> list[Device]:
-    """The local devices; a CPU that is only one device takes a thread for each core."""
+    """Where ensembles are trained: the local devices, or one thread for each core if the CPU is a single device."""
     devices = jax.local_devices()
     return devices * (os.cpu_count() or 1) if len(devices) == 1 and devices[0].platform == "cpu" else devices
 
@@ -317,17 +319,16 @@ def _initial(seeds: jax.Array, width: int, inputs: int, kind: str) -> tuple[jax.
     return jax.vmap(one)(seeds)
 
 
-def _fitting(width: int, protocol: Protocol) -> int:
+def _fitting(width: int, config: TrainingConfig) -> int:
     """Networks whose hidden values take their share of the L2 cache."""
-    cache = os.sysconf("SC_LEVEL2_CACHE_SIZE") if "SC_LEVEL2_CACHE_SIZE" in os.sysconf_names else 0
-    value = 8 if protocol.float64 else 4
-    return max(1, int(HIDDEN_SHARE * (cache if cache > 0 else NO_CACHE) / (width * protocol.batch_size * value)))
+    value = 8 if config.float64 else 4
+    return max(1, int(HIDDEN_SHARE * hardware.cache_bytes() / (width * config.batch_size * value)))
 
 
-def _check(data: Dataset, members: Sequence[Member], protocol: Protocol) -> None:
-    if not members or min(width for width, _ in members) < 1:
-        raise ValueError(f"Widths must be at least 1, and there must be a seed; got {list(members)[:3]}.")
+def _check(data: Dataset, networks: Sequence[WidthSeed], config: TrainingConfig) -> None:
+    if not networks or min(width for width, _ in networks) < 1:
+        raise ValueError(f"Widths must be at least 1, and there must be a seed; got {list(networks)[:3]}.")
     if np.ndim(data.x) != 2 or np.ndim(data.y) != 1 or np.ptp(data.weight) != 0:
         raise ValueError(f"Examples must be [N, D] and labels [N], all of equal weight or of weight zero; got {data}.")
-    if protocol.batch_size > len(data):
-        raise ValueError(f"batch_size must be at most the {len(data):,} examples; got {protocol.batch_size:,}.")
+    if config.batch_size > len(data):
+        raise ValueError(f"batch_size must be at most the {len(data):,} examples; got {config.batch_size:,}.")

@@ -1,4 +1,4 @@
-"""What training found, as a record and as a file."""
+"""Trained solutions as a record and as a file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Params = Any
 
 @dataclass(frozen=True, eq=False)
 class Solutions:
-    """What training found, one solution a seed; iterates over the seeds.
+    """Trained solutions, one for each seed; iterates over the seeds.
 
     Attributes:
         params: Final parameters [S, I, ...].
@@ -26,7 +26,7 @@ class Solutions:
         steps: The recorded steps, [T].
         converged: Whether the criterion was met before the last step, [S].
         trajectory: Parameters at the recorded steps, [S, T, I, ...]; None unless asked for.
-        share: Devices that the branches of every solution are split over; then the parameters are kept on the host.
+        branch_shards: Devices that the branches of a solution are split over; above 1, `params` are on the host.
     """
 
     params: Params
@@ -35,14 +35,14 @@ class Solutions:
     steps: np.ndarray
     converged: np.ndarray
     trajectory: Params | None = None
-    share: int = 1
+    branch_shards: int = 1
 
     def __len__(self) -> int:
         return len(self.risk)
 
     def __getitem__(self, seed: int) -> Params:
         found = jax.tree.map(lambda x: x[range(len(self))[seed]], self.params)
-        return found if self.share == 1 else hardware.at_home(found, self.share)
+        return found if self.branch_shards == 1 else hardware.at_home(found, self.branch_shards)
 
     def __iter__(self) -> Iterator[Params]:
         return (self[i] for i in range(len(self)))
@@ -52,11 +52,12 @@ class Solutions:
 
         Args:
             path: The file.
-            key: What the solutions belong to; `load` refuses another one.
+            key: Identifies the training; `load` refuses another key.
         """
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
         arrays = {f"params{jax.tree_util.keystr(where)}": leaf for where, leaf in leaves}
-        arrays |= {name: getattr(self, name) for name in ("risk", "history", "steps", "converged", "share")}
+        arrays |= {name: getattr(self, name) for name in ("risk", "history", "steps", "converged")}
+        arrays["share"] = np.asarray(self.branch_shards)
         atomic.save_arrays(Path(path), arrays, key)
 
     @staticmethod
@@ -80,10 +81,11 @@ class Solutions:
         shapes = [arrays[n].shape[1:] if n in arrays else None for n in names]
         if shapes != [leaf.shape for _, leaf in leaves]:
             raise atomic.Corrupted(f"{path} holds the parameters of another network: {sorted(arrays)}.")
-        share = int(arrays["share"])
-        params = jax.tree.unflatten(structure, [arrays[n] if share > 1 else jnp.asarray(arrays[n]) for n in names])
+        branch_shards = int(arrays["share"])
+        values = [arrays[n] if branch_shards > 1 else jnp.asarray(arrays[n]) for n in names]
+        params = jax.tree.unflatten(structure, values)
         rest = (arrays[name] for name in ("risk", "history", "steps", "converged"))
-        return Solutions(params, *rest, share=share)
+        return Solutions(params, *rest, branch_shards=branch_shards)
 
     def __repr__(self) -> str:
         return f"Solutions({len(self)} seeds, {self.steps[-1]:,} steps: risk {' '.join(f'{r:.4g}' for r in self.risk)})"

@@ -1,6 +1,5 @@
 """Minima on any grid: convex surfaces have one, two wells are two, and heights equal those of a linear program."""
 
-import os
 from itertools import pairwise, product
 
 import jax.numpy as jnp
@@ -14,10 +13,13 @@ from landscape.convexity.envelope import Samples
 from landscape.convexity.persistence import persistences
 from landscape.surfaces import Grid, Surface
 
-CASES = int(os.environ.get("LANDSCAPE_CASES", "100"))
-"""Random surfaces of each test; LANDSCAPE_CASES=3000 takes some minutes."""
-
 MEASURES = ("env_max", "env_mean", "midpoint_mean", "midpoint_mean_error", "curvature_negative_share", "persistence")
+
+
+@pytest.fixture
+def cases(request):
+    """Random surfaces of a test: half of `--cases`; 6000 takes some minutes."""
+    return request.config.getoption("--cases") // 2
 
 
 @pytest.fixture
@@ -77,8 +79,8 @@ def check_convex(surface, case):
     assert not report.barriers.any(), (case, report.barriers)
 
 
-def test_convex_surfaces_measure_zero_whatever_their_grid_offset_scale_and_type(rng):
-    for k in range(CASES):
+def test_convex_surfaces_measure_zero_whatever_their_grid_offset_scale_and_type(cases, rng):
+    for k in range(cases):
         a, b = grid(rng, k)
         u, v = turned(rng, a, b, 10 ** rng.uniform(-2, 2))
         scale, offset = 10.0 ** rng.integers(-6, 7), rng.choice([0, 100, 1e8])
@@ -90,15 +92,15 @@ def test_convex_surfaces_measure_zero_whatever_their_grid_offset_scale_and_type(
 
 
 @pytest.mark.parametrize("kind", [np.float16, jnp.bfloat16])
-def test_convex_surfaces_in_half_precision_measure_zero(rng, kind):
-    for k in range(CASES // 5):
+def test_convex_surfaces_in_half_precision_measure_zero(cases, rng, kind):
+    for k in range(cases // 5):
         a, b = grid(rng, k)
         f = convex(rng, k // 5, *turned(rng, a, b, 10 ** rng.uniform(-1, 1)))
         check_convex(Surface(Grid(a, b), stored(f, 10.0, 5.0, kind)), (k, kind))
 
 
-def test_unknown_cells_of_convex_surfaces_make_no_minimum(rng):
-    for k in range(CASES // 5):
+def test_unknown_cells_of_convex_surfaces_make_no_minimum(cases, rng):
+    for k in range(cases // 5):
         a, b = grid(rng, k)
         f = stored(convex(rng, k // 5, *turned(rng, a, b, 10 ** rng.uniform(-2, 2))), 1.0, 100.0, ("f4", "f8")[k % 2])
         f[rng.random(f.shape) < rng.choice([0.1, 0.5, 0.9])] = np.nan
@@ -118,10 +120,10 @@ def test_values_less_exact_than_their_type_need_their_resolution(rng):
 
 
 @pytest.mark.parametrize("wells", ["quartic", "two bowls"])
-def test_two_wells_of_known_depth_are_two_minima(rng, wells):
+def test_two_wells_of_known_depth_are_two_minima(cases, rng, wells):
     """Turned and stretched; on 5 x 201 points the wells lie along the finer axis, elsewhere in any direction."""
     counted = 0
-    for k in range(CASES):
+    for k in range(cases):
         a, b = grid(rng, k if k % 5 != 3 else 0)
         a, b = (-2 + 4 * (side - side[0]) / np.ptp(side) for side in (a, b))
         if k % 5 == 1:
@@ -141,11 +143,11 @@ def test_two_wells_of_known_depth_are_two_minima(rng, wells):
             counted += 1
             assert report.minima == 2, (k, scale, offset)
             assert 0.4 * depth < report.persistence_loss < 1.1 * depth + report.resolution, (k, scale, offset)
-    assert counted > CASES / 3
+    assert counted > cases / 3
 
 
-def test_two_narrow_slanted_valleys_side_by_side_are_two_minima(rng):
-    for k in range(CASES // 5):
+def test_two_narrow_slanted_valleys_side_by_side_are_two_minima(cases, rng):
+    for k in range(cases // 5):
         x = np.linspace(-1, 1, (41, 51, 81)[k % 3])
         u, v = turned(rng, x, x, 1.0)
         slope = 10 ** rng.uniform(-3, -1)
@@ -207,3 +209,23 @@ def test_persistences_equal_those_of_all_paths_and_linear_programs(rng):
         grid = np.arange(shape[0], dtype=float), np.arange(shape[1], dtype=float)
         found = persistences(Samples(*grid, f, 0.0), floor)
         np.testing.assert_allclose(np.sort(found), np.sort(lost[lost > floor]), atol=1e-8)
+
+
+def test_solutions_and_samples_almost_on_one_line_are_measured_or_refused(rng):
+    """Triangles of any thinness, few known samples: finite measures, no triangle, or too few samples."""
+    for k in range(60):
+        a, b = (np.arange(n) if k % 2 else np.cumsum(rng.lognormal(0, 1, n)) for n in rng.integers(2, 9, 2))
+        f = rng.normal(size=(len(a), len(b)))
+        f[rng.random(f.shape) < rng.choice([0, 0.5])] = np.nan
+        ends = np.array([[a[0], b[0]], [a[-1], b[-1]]], float)
+        anchors = np.stack([ends[0], rng.dirichlet([1, 1]) @ ends, ends[1]])
+        anchors[1] += 10.0 ** rng.uniform(-17, -1)
+        surface = Surface(Grid(a.astype(float), b.astype(float)), f, anchors=anchors)
+        known = np.argwhere(np.isfinite(f))
+        if len(known) < 3 or np.linalg.matrix_rank(known[1:] - known[:1]) < 2:  # exact: whole numbers
+            with pytest.raises(ValueError, match="not on one line"):
+                convexity.report(surface)
+            continue
+        report = convexity.report(surface)
+        for part in (report, report.triangle or report):
+            assert np.isfinite([part.env_max, part.midpoint_mean, part.persistence]).all(), k

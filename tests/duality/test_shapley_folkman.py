@@ -82,7 +82,7 @@ def test_distances_agree_with_a_cloud_of_random_averages(rng, dimension, copies)
     p = 0.5
     y = rng.dirichlet(np.ones(dimension), size=20) * copies
     parts = hausdorff.pieces(dimension, copies)
-    found = hausdorff.distances(y, parts, p, 1e-4, np.full(len(y), -1.0)) / copies
+    found = hausdorff.distances(y, np.full(len(y), -1.0), parts, p, 1e-4) / copies
     cloud = random_averages(rng, p, dimension, copies, 100_000)
     nearest = np.array([np.linalg.norm(np.maximum(t / copies - cloud, 0), axis=1).min() for t in y])
     assert (found <= nearest + 1e-4).all()
@@ -91,7 +91,7 @@ def test_distances_agree_with_a_cloud_of_random_averages(rng, dimension, copies)
 
 def test_distance_from_the_middle_of_the_plane():
     parts = hausdorff.pieces(2, 1)
-    found = hausdorff.distances(np.array([[0.5, 0.5], [1.0, 0.0]]), parts, 0.5, 1e-6, np.array([-1.0, -1.0]))
+    found = hausdorff.distances(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([-1.0, -1.0]), parts, 0.5, 1e-6)
     assert found == pytest.approx([2**0.5 / 4, 0.0], abs=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_boundary_in_space_is_attained_and_greatest(rng, copies):
     c = ball.boundary(a, b)
     points = np.stack([a, b, c], axis=1)[np.isfinite(c)] * copies
     assert len(points) > 10
-    near = hausdorff.distances(points, hausdorff.pieces(3, copies), 0.5, 1e-4, np.full(len(points), -1.0))
+    near = hausdorff.distances(points, np.full(len(points), -1.0), hausdorff.pieces(3, copies), 0.5, 1e-4)
     assert near.max() < 1e-3
 
 

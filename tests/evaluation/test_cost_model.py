@@ -11,6 +11,7 @@ from landscape.arrays import trees
 from landscape.evaluation import cost_model
 from landscape.evaluation.block import block_sums
 from landscape.evaluation.grid_loop import Tile
+from landscape.evaluation.moments import Weights
 from landscape.networks import MultiBranch
 
 GIB = 2**30
@@ -30,14 +31,15 @@ def lowered(network: MultiBranch, inputs: int, outputs: int, examples: int, tile
     """The evaluator for one device, not yet compiled."""
     label = jnp.float32 if outputs == 1 else jnp.int32
     count = -(-examples // tile.examples) * tile.examples
-    kinds = (((count, inputs), jnp.float32), ((count,), label), ((count,), jnp.float32))
-    data = tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds)
+    kinds = ((count, inputs), jnp.float32), ((count,), label), ((count,), jnp.float32), ((count,), jnp.int32)
+    x, y, weight, group = (jax.ShapeDtypeStruct(*kind) for kind in kinds)
+    data = x, y, Weights(weight, group)
     axes = tuple(jax.ShapeDtypeStruct((n,), jnp.float32) for n in points)
     auto = (jax.sharding.AxisType.Auto,) * 2
     mesh = jax.make_mesh((1, 1), ("points", "examples"), axis_types=auto, devices=jax.local_devices()[:1])
     loss = ls.losses.hinge if outputs == 1 else ls.losses.multiclass_hinge
     options = {"network": network, "losses": (loss,), "tile": tile, "mesh": mesh}
-    return block_sums.lower(trees.Affine(*(shapes(network),) * 3), data, axes, **options)
+    return block_sums.lower(trees.Affine(*(shapes(network),) * 3), data, axes, weight, **options)
 
 
 def temporary(*args, **options) -> int:

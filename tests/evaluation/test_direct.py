@@ -13,9 +13,10 @@ import seeds
 
 import landscape as ls
 from landscape.arrays import trees
-from landscape.evaluation import block, cost_model, direct, sharded, surface_on
+from landscape.evaluation import cost_model, direct, example_layout, sharded, surface_on
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
+from landscape.evaluation.moments import Weights
 from landscape.files import atomic
 from landscape.networks import Network
 
@@ -105,7 +106,7 @@ def test_devices_and_threads_share_examples_or_points(
 
 
 def test_interrupted_and_continued_is_the_same_to_the_last_bit(deep: Deep, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(block, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(example_layout, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     options: dict[str, Any] = {"devices": ONE, "threads": 2, "tile": Tile(3, 1, 1, 1)}
     whole, left = deep.surface(**options), iter(range(2))
 
@@ -184,7 +185,8 @@ def test_the_bytes_planned_are_those_compiled(branch: str) -> None:
     plan = sharded.plan_for(problem, plane, ls.Grid(np.arange(9.0), np.arange(9.0)), Execution(devices=ONE))
     n = plan.tile.examples
     data = jax.tree.map(lambda t: jax.ShapeDtypeStruct((4 * n, *t.shape[1:]), t.dtype), problem.data)
-    inputs = (data.x, data.y, data.weight, jax.ShapeDtypeStruct((1,), "i4"))
+    weights = Weights(data.weight, jax.ShapeDtypeStruct((4 * n,), "i4"))
+    inputs = (data.x, data.y, weights, jax.ShapeDtypeStruct((1,), "i4"))
     points = jax.ShapeDtypeStruct((81, 2), "f4"), jax.ShapeDtypeStruct((1,), "i4")
     run = jax.jit(lambda *args: direct.point_sums(network, [problem.loss], *args, plan.tile, plan.route.prefix)).lower(
         plane.affine, inputs, points

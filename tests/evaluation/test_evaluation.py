@@ -14,9 +14,10 @@ import seeds
 import landscape as ls
 from landscape import evaluation, networks, planes
 from landscape.arrays import hardware, trees
-from landscape.evaluation import block, sharded
+from landscape.evaluation import block, example_layout, sharded
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
+from landscape.evaluation.moments import Weights
 from landscape.files import atomic
 
 
@@ -130,11 +131,12 @@ def test_branches_are_split_when_three_solutions_do_not_fit_one_device() -> None
         plan = evaluation.plan(problem, plane, grid, int(memory), tile)
         assert plan.branch_shards == share
         mesh = hardware.mesh(jax.local_devices()[:4], points=4 // share, examples=1, branches=share)
-        kinds = ((64, 300), "f4"), ((64,), "i4"), ((64,), "f4")
-        arguments = trees.Affine(shapes, shapes, shapes), tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds)
+        kinds = ((64, 300), "f4"), ((64,), "i4"), ((64,), "f4"), ((64,), "i4")
+        x, y, weight, group = (jax.ShapeDtypeStruct(*kind) for kind in kinds)
+        arguments = trees.Affine(shapes, shapes, shapes), (x, y, Weights(weight, group))
         axes = tuple(jax.ShapeDtypeStruct((n,), "f4") for n in (4, 4))
         options = {"network": network, "losses": (problem.loss,), "tile": tile, "mesh": mesh}
-        compiled = block.block_sums.lower(*arguments, axes, **options).compile()
+        compiled = block.block_sums.lower(*arguments, axes, weight, **options).compile()
         used[share] = compiled.memory_analysis().argument_size_in_bytes
     assert used[4] * 4 < 1.1 * used[1]
     assert used[2] * 2 < 1.1 * used[1]
@@ -169,7 +171,7 @@ def test_float64_throughout() -> None:
 
 
 def test_each_tile_shape_is_traced_once(monkeypatch) -> None:
-    monkeypatch.setattr(block, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(example_layout, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     problem, plane = case(seeds.generator(), examples=200)
     calls = []
 
@@ -222,7 +224,7 @@ def stopping(at: int) -> Callable[[], None]:
 
 
 def test_interrupted_and_continued_is_the_same_to_the_last_bit(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(block, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(example_layout, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     problem, plane = case(seeds.generator(), examples=200)
     grid = ls.grid_around(plane, (5, 4))
     options = {"tile": Tile(8, 7, 7, 1), "devices": jax.local_devices()[:1], "progress": False}
@@ -285,7 +287,7 @@ def test_out_of_memory_halves_the_tile_and_says_so(monkeypatch, tmp_path) -> Non
     seed = seeds.draw()
     problem, plane = case(np.random.default_rng(seed), examples=500)
     grid, tiles = ls.grid_around(plane, (3, 2)), []
-    monkeypatch.setattr(block, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(example_layout, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     monkeypatch.setattr(block, "block_sums", scarce(tiles, 200, FULL, free=2))
     options = {"tile": Tile(128, 7, 7, 1), "devices": jax.local_devices()[:1], "progress": False}
     with pytest.warns(UserWarning, match="out of memory; going on with half"):

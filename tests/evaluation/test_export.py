@@ -12,6 +12,7 @@ from landscape.arrays import hardware
 from landscape.arrays.trees import Affine
 from landscape.evaluation import block
 from landscape.evaluation.grid_loop import Tile
+from landscape.evaluation.moments import Weights
 from landscape.networks import MultiBranch
 from landscape.training import sgd
 
@@ -36,11 +37,12 @@ def test_the_evaluator(name: str) -> None:
     auto = (jax.sharding.AxisType.Auto,) * 2
     mesh = jax.make_mesh((1, 1), ("points", "examples"), axis_types=auto, devices=jax.local_devices()[:1])
     shapes = jax.eval_shape(made.network.init, jax.random.key(0))
-    data = tuple(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in (made.data.x, made.data.y, made.data.weight))
+    x, y, weight = (jax.ShapeDtypeStruct(t.shape, t.dtype) for t in (made.data.x, made.data.y, made.data.weight))
+    data = x, y, Weights(weight, jax.ShapeDtypeStruct(weight.shape, "i4"))
     axes = tuple(jax.ShapeDtypeStruct((n,), "f4") for n in (5, 4))
     options = {"network": made.network, "losses": (made.loss,), "tile": Tile(16, 4, 2, 3), "mesh": mesh}
-    run = jax.jit(lambda affine, data, axes: block.block_sums(affine, data, axes, **options))
-    exported = export.export(run, platforms=PLATFORMS)(Affine(shapes, shapes, shapes), data, axes)
+    run = jax.jit(lambda *arguments: block.block_sums(*arguments, **options))
+    exported = export.export(run, platforms=PLATFORMS)(Affine(shapes, shapes, shapes), data, axes, weight)
     assert exported.platforms == PLATFORMS
 
 

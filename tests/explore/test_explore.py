@@ -250,7 +250,7 @@ def test_aligned_branches_before_and_after_with_a_spread() -> None:
         ([*MANY[:4], "--loss", "own_module:drawn_when_traced", "--steps", "1000000000"], "deterministic"),
         ([*MANY[:4], "--loss", "own_module:drawn_when_run", "--steps", "1000000000"], "deterministic"),
         ([*MANY[:4], "--loss", "hings"], "--loss wants"),
-        (["--network", "own_module:Small", *MANY[2:], "--align", "--steps", "1000000000"], "multi-branch network"),
+        (["--network", "own_module:Linear", *MANY[2:], "--align", "--steps", "1000000000"], "may change places"),
         (["--network", "own_module:risk"], "--solutions"),
         (["--network", "own_module:risk", "--solutions", "missing.npz"], "missing.npz does not exist"),
         (["--network", "own_module:risk", "--solutions", "w.npz", "w.npz", "w.npz"], "same parameters"),

@@ -130,6 +130,11 @@ def draw_cases():
     }
 
 
+def drawn_cases(count: int) -> set[str]:
+    """Some of the cases, others every session: each of their programs takes seconds to compile."""
+    return set(np.random.default_rng(seeds.SEED).choice(list(draw_cases()), count, replace=False))
+
+
 @pytest.mark.parametrize("name", draw_cases())
 def test_every_kind_of_example_and_output(name: str) -> None:
     init, apply, x, y, forward = draw_cases()[name]
@@ -149,6 +154,8 @@ def test_every_kind_of_example_and_output(name: str) -> None:
     np.testing.assert_allclose(other.anchor_risk, surface.anchor_risk, rtol=1e-5, atol=1e-6)
     at_solutions = [float(problem.risk(w)) for w in solutions]
     np.testing.assert_allclose(surface.anchor_risk, at_solutions, rtol=1e-5)
+    if name not in drawn_cases(4):
+        return
     line = profile(problem, *solutions[:2], points=3)
     np.testing.assert_allclose(line[[0, -1]], at_solutions[:2], rtol=1e-5)
     bend = curvature.in_plane(problem, plane, ls.Grid(np.arange(2.0), np.arange(2.0)))
@@ -227,6 +234,52 @@ def test_products_in_bfloat16_are_rounding_and_said_to_be(back: bool) -> None:
     assert of_function.metadata["checks"]["rounding"] == "bfloat16"
 
 
+@pytest.mark.filterwarnings("ignore:.*hold no floating-point numbers")
+def test_a_network_may_hold_a_counter_a_key_and_an_empty_array() -> None:
+    rng, draw = seeds.generator(), normal(o=(H, C))
+
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        return draw(key) | {"n": jnp.array(2), "key": key, "none": jnp.zeros((0, 3))}
+
+    x, y = rng.normal(size=(N, H)).astype("f4"), rng.integers(0, C, N)
+    network = ls.MultiBranch(Network(init, lambda w, x: jnp.tanh(x @ w["o"] * w["n"])), 3)
+    problem = ls.Problem(ls.Dataset(x, y), network, ls.losses.logistic)
+    solutions = [network.init(jax.random.key(seeds.draw())) for _ in range(3)]
+    plane = ls.planes.through_solutions(*solutions)
+    surface = ls.evaluate(problem, plane, ls.grid_around(plane, points=3), progress=False)
+
+    def risk(w) -> float:
+        return float(cross_entropy(np.tanh(2 * x @ w["o"]).mean(0), y).mean())
+
+    wanted = [[risk({"o": np.asarray(plane.at((a, b))["o"], float)}) for b in surface.grid.b] for a in surface.grid.a]
+    np.testing.assert_allclose(surface.risk, wanted, rtol=2e-5)
+    np.testing.assert_allclose(surface.anchor_risk, [float(problem.risk(w)) for w in solutions], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_half_precision_networks_run_in_their_own_type_on_planes_in_float32(kind) -> None:
+    seen, draw = set(), normal(k=(H, C), o=(C, C))
+
+    def apply(w, x):
+        seen.add(str(w["k"].dtype))
+        return jnp.tanh(x.astype(kind) @ w["k"]) @ w["o"]
+
+    network = Network(lambda key: jax.tree.map(lambda t: t.astype(kind), draw(key)), apply)
+    rng = seeds.generator()
+    data = ls.Dataset(rng.normal(size=(N, H)).astype("f4"), rng.integers(0, C, N))
+    problem = ls.Problem(data, network, ls.losses.logistic)
+    solutions = [problem.network.init(key) for key in jax.random.split(jax.random.key(seeds.draw()), 3)]
+    at_solutions = [float(problem.risk(w)) for w in solutions]
+    plane = ls.planes.through_solutions(*solutions)
+    surface = ls.evaluate(problem, plane, ls.grid_around(plane, points=3), progress=False)
+    np.testing.assert_allclose(surface.anchor_risk, at_solutions, rtol=1e-5)
+    np.testing.assert_allclose(profile(problem, *solutions[:2], points=3)[[0, -1]], at_solutions[:2], rtol=1e-5)
+    middle = jax.tree.map(lambda t: t.astype(kind), plane.at((surface.grid.a[1], surface.grid.b[1])))
+    np.testing.assert_allclose(surface.risk[1, 1], problem.risk(middle), rtol=1e-5)
+    assert surface.metadata["checks"]["rounding"] == jnp.dtype(kind).name
+    assert seen == {jnp.dtype(kind).name}
+
+
 def test_half_precision_parameters_make_a_plane_in_float32() -> None:
     rng = seeds.generator()
     several = [{"o": jnp.asarray(100 * rng.normal(size=(30, 40)), jnp.float16)} for _ in range(3)]
@@ -255,6 +308,28 @@ def test_leaves_that_are_no_parameters_stay_out_of_the_plane_and_are_named() -> 
     with pytest.warns(UserWarning, match="step"):
         surface = ls.evaluate(lambda w: (w["w"] ** 2).sum() + w["step"], plane, progress=False)
     np.testing.assert_allclose(surface.anchor_risk, [float((w["w"] ** 2).sum()) for w in several], rtol=1e-5)
+
+
+def test_moments_of_an_optimiser_stay_out_of_the_plane_and_are_named() -> None:
+    rng = seeds.generator()
+    several = [{"w": jnp.asarray(rng.normal(size=4), jnp.float32)} for _ in range(3)]
+    plain = ls.planes.through_solutions(*several)
+
+    def risk(tree):
+        return (tree["w"] ** 2).sum()
+
+    moments = [w | {"mu": jnp.asarray(1000 * rng.normal(size=4), jnp.float32)} for w in several]
+    with pytest.warns(UserWarning, match=r"\['mu'\] are no parameters"):
+        told = ls.planes.through_solutions(*moments, of=risk)
+    np.testing.assert_allclose(told.anchors, plain.anchors)
+    with pytest.warns(UserWarning, match=r"\['mu'\] are no parameters"):
+        surface = ls.evaluate(risk, ls.planes.through_solutions(*moments), progress=False)
+    np.testing.assert_allclose(surface.anchors, plain.anchors, rtol=1e-3)  # from large coordinates, in float32
+    np.testing.assert_allclose(surface.anchor_risk, [float(risk(w)) for w in several], rtol=1e-5)
+    states = [{"w": w["w"], "state": optax.trace(0.9).init(w)} for w in several]
+    states = [s | {"state": jax.tree.map(lambda x, k=k: x + 1000 * k, s["state"])} for k, s in enumerate(states)]
+    with pytest.warns(UserWarning, match="state"):
+        np.testing.assert_allclose(ls.planes.through_solutions(*states).anchors, plain.anchors)
 
 
 @pytest.mark.parametrize("name", ["train/acc", "a", "b", "", ".", "anchor_risk", "metadata", "two\nlines"])

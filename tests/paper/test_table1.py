@@ -18,9 +18,9 @@ from landscape.files import atomic
 from landscape.paper import table1
 from landscape.training import hitting, shallow
 from landscape.training.hitting import hitting_rate
-from landscape.training.shallow import Protocol, train_networks
+from landscape.training.shallow import TrainingConfig, train_networks
 
-QUICK = Protocol(steps=300, batch_size=50)
+QUICK = TrainingConfig(steps=300, batch_size=50)
 
 
 @pytest.fixture
@@ -41,11 +41,11 @@ def equal(a, b):
 
 def test_one_seed_alone_equals_itself_inside_the_batch(seed):
     data = datasets.synthetic_teacher(jax.random.key(seed))
-    protocol = Protocol(steps=1000, float64=True)
-    members = [(width, k) for width in (12, 21) for k in range(8)]
-    together = train_networks(data, members, protocol, block=16, progress=False)
+    config = TrainingConfig(steps=1000, float64=True)
+    networks = [(width, k) for width in (12, 21) for k in range(8)]
+    together = train_networks(data, networks, config, ensemble=16, progress=False)
     for index in (3, 12):
-        (alone,) = train_networks(data, [members[index]], protocol, progress=False)
+        (alone,) = train_networks(data, [networks[index]], config, progress=False)
         for one, other in zip(alone, together[index], strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
@@ -53,13 +53,13 @@ def test_one_seed_alone_equals_itself_inside_the_batch(seed):
 @pytest.mark.parametrize(("loss", "tau", "batch"), [("hinge", 1.0, 20), ("hinge", 0.5, 200), ("squared", 1.0, 30)])
 def test_training_equals_a_plain_loop(data, seed, loss, tau, batch):
     """Sixty steps of one network in NumPy, gradients by hand; the last epoch is not a whole one."""
-    protocol = Protocol(60, batch, 0.05, loss=loss, tau=tau, seed=seed % 100, float64=True)
-    (found,) = train_networks(data, [(3, seed)], protocol, progress=False)
-    w, v = (np.asarray(part[0], float) for part in shallow.start([(3, seed)], 5, protocol))
+    config = TrainingConfig(60, batch, 0.05, loss=loss, tau=tau, seed=seed % 100, float64=True)
+    (found,) = train_networks(data, [(3, seed)], config, progress=False)
+    w, v = (np.asarray(part[0], float) for part in shallow.start([(3, seed)], 5, config))
     x, y, each = np.asarray(data.x, float), np.asarray(data.y, float), 200 // batch
     for step in range(60):
         epoch, k = divmod(step, each)
-        order = np.random.default_rng([protocol.seed, epoch]).permutation(200) if batch < 200 else np.arange(200)
+        order = np.random.default_rng([config.seed, epoch]).permutation(200) if batch < 200 else np.arange(200)
         part = order[k * batch : (k + 1) * batch]
         z = x[part] @ w.T
         f = np.maximum(z, 0) @ v
@@ -71,20 +71,20 @@ def test_training_equals_a_plain_loop(data, seed, loss, tau, batch):
 
 
 def test_blocks_change_nothing_but_rounding(data):
-    members = [(3, k) for k in range(4)]
-    protocol = dataclasses.replace(QUICK, float64=True)
-    whole, parts = (train_networks(data, members, protocol, block=block, progress=False) for block in (4, 2))
+    networks = [(3, k) for k in range(4)]
+    config = dataclasses.replace(QUICK, float64=True)
+    whole, parts = (train_networks(data, networks, config, ensemble=block, progress=False) for block in (4, 2))
     for one, other in zip(parts, whole, strict=True):
         np.testing.assert_allclose(one.w, other.w, atol=1e-11)
 
 
 def test_padding_stays_zero(data, monkeypatch):
     """On an accelerator all widths share one block."""
-    members = [(5, 0), (2, 7), (3, 1)]
-    apart = train_networks(data, members, QUICK, progress=False)
+    networks = [(5, 0), (2, 7), (3, 1)]
+    apart = train_networks(data, networks, QUICK, progress=False)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert shallow.blocks_of(members, QUICK) == [members]
-    start = shallow.start(members, 5, QUICK)
+    assert shallow.ensembles_of(networks, QUICK) == [networks]
+    start = shallow.start(networks, 5, QUICK)
     assert start.w.shape == (3, 5, 5)
     assert not start.w[1, 2:].any()
     assert not start.v[2, 3:].any()
@@ -93,19 +93,19 @@ def test_padding_stays_zero(data, monkeypatch):
     end = shallow.advance(QUICK.of_outputs, 50, jax.tree.map(jnp.asarray, start), (x, y), 0.05, orders, 20)
     assert not np.asarray(end.w)[1, 2:].any()
     assert not np.asarray(end.v)[2, 3:].any()
-    together = train_networks(data, members, QUICK, progress=False)
-    for one, other, (width, _) in zip(together, apart, members, strict=True):
+    together = train_networks(data, networks, QUICK, progress=False)
+    for one, other, (width, _) in zip(together, apart, networks, strict=True):
         assert one.w.shape == (width, 5)
         np.testing.assert_allclose(one.w, other.w, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [20, 200])
 def test_interrupted_and_continued_is_the_same_bit_for_bit(data, tmp_path, monkeypatch, batch):
-    members = [(3, k) for k in range(4)]
-    protocol = Protocol(steps=400, batch_size=batch)
+    networks = [(3, k) for k in range(4)]
+    config = TrainingConfig(steps=400, batch_size=batch)
     monkeypatch.setattr(shallow, "SECONDS_A_LOOK", 0.0)
     monkeypatch.setattr(shallow, "STEPS_A_CALL", 30)
-    whole = train_networks(data, members, protocol, progress=False)
+    whole = train_networks(data, networks, config, progress=False)
 
     calls, advance = [], shallow.advance
 
@@ -123,10 +123,10 @@ def test_interrupted_and_continued_is_the_same_bit_for_bit(data, tmp_path, monke
                 raise atomic.Stopped
 
         with pytest.raises(atomic.Stopped):
-            train_networks(data, members, protocol, directory=tmp_path, progress=False, check_stop=stop)
+            train_networks(data, networks, config, directory=tmp_path, progress=False, check_stop=stop)
         done.append(sum(int(np.load(path)["done"]) for path in tmp_path.glob("*.npz")))
     assert 0 < done[1] < done[2] < done[3] < 4 * 400
-    found = train_networks(data, members, protocol, directory=tmp_path, progress=False)
+    found = train_networks(data, networks, config, directory=tmp_path, progress=False)
     assert equal(found, whole)
 
 
@@ -138,10 +138,10 @@ def test_a_state_of_other_inputs_is_not_taken_up(data, tmp_path):
     assert not equal(found, train_networks(data, [(3, 0)], QUICK, progress=False))
 
 
-def test_compiled_once_for_all_blocks_of_a_width(data):
+def test_compiled_once_for_all_ensembles_of_a_width(data):
     before = shallow.advance._cache_size()
-    protocol = Protocol(steps=30, batch_size=40, learning_rate=0.01)
-    train_networks(data, [(4, k) for k in range(12)], protocol, block=3, progress=False)
+    config = TrainingConfig(steps=30, batch_size=40, learning_rate=0.01)
+    train_networks(data, [(4, k) for k in range(12)], config, ensemble=3, progress=False)
     places = len({id(device) for device in jax.local_devices()})
     assert shallow.advance._cache_size() - before <= places
 
@@ -160,12 +160,12 @@ def test_hits_are_decided_in_float64_on_all_the_data(data, seed):
 def test_the_teacher_itself_hits_the_minimum():
     config = table1.Config()
     for loss in ("hinge", "squared"):
-        data, protocol = table1.problem(dataclasses.replace(config, loss=loss))
+        data, training = table1.problem(dataclasses.replace(config, loss=loss))
         teacher = datasets.synthetic_teacher(jax.random.key(0)).teacher
         w, v = (np.asarray(layer["kernel"], np.float64) for layer in teacher)
         f = np.maximum(np.asarray(data.x, np.float64) @ w[:, :, 0].T, 0) @ v[:, 0, 0]
         scale = 1.0 if loss == "hinge" else 1 / f.std()
-        assert hitting.final_risk(data, [shallow.Weights(w[:, :, 0], scale * v[:, 0, 0])], protocol)[0] <= 1e-12
+        assert hitting.final_risk(data, [shallow.Weights(w[:, :, 0], scale * v[:, 0, 0])], training)[0] <= 1e-12
 
 
 def test_an_easy_problem_is_hit_and_wider_is_no_worse():
@@ -174,7 +174,7 @@ def test_an_easy_problem_is_hit_and_wider_is_no_worse():
     x[:, 0] = np.where(rng.random(100) < 0.5, 1, -1) * (1 + np.abs(x[:, 0]))
     data = Dataset(x, np.sign(x[:, 0]))
     rates = hitting_rate(
-        data, [1, 12], range(20), Protocol(steps=3000, batch_size=10, learning_rate=0.1), progress=False
+        data, [1, 12], range(20), TrainingConfig(steps=3000, batch_size=10, learning_rate=0.1), progress=False
     )
     assert rates.hits[1] == 20
     assert rates.hits[0] < 20  # one unit is 0 on half of the space
@@ -190,23 +190,23 @@ def test_wilson_equals_scipy(seed):
 
 
 def test_starts_are_within_the_fan_in():
-    protocol = Protocol()
-    start = shallow.start([(20, k) for k in range(50)], 10, protocol)
+    config = TrainingConfig()
+    start = shallow.start([(20, k) for k in range(50)], 10, config)
     assert np.abs(start.w).max() <= 10**-0.5
     assert np.abs(start.v).max() <= 20**-0.5
     assert np.var(start.w) == pytest.approx(1 / 30, rel=0.05)
-    normal = shallow.start([(20, k) for k in range(50)], 10, Protocol(initialisation="normal"))
+    normal = shallow.start([(20, k) for k in range(50)], 10, TrainingConfig(initialisation="normal"))
     assert np.var(normal.w) == pytest.approx(1 / 10, rel=0.05)
 
 
 def test_wrong_use_is_refused(data):
     for change in ({"steps": 0}, {"learning_rate": -1.0}, {"loss": "logistic"}, {"initialisation": "zero"}):
         with pytest.raises(ValueError, match="must be"):
-            Protocol(**change)
+            TrainingConfig(**change)
     with pytest.raises(ValueError, match="at least 1"):
         train_networks(data, [], QUICK)
     with pytest.raises(ValueError, match="at most the 200 examples"):
-        train_networks(data, [(2, 0)], Protocol(batch_size=201))
+        train_networks(data, [(2, 0)], TrainingConfig(batch_size=201))
     with pytest.raises(ValueError, match="equal weight"):
         train_networks(Dataset(data.x, data.y, np.arange(200)), [(2, 0)], QUICK)
 

@@ -101,7 +101,7 @@ def test_the_principal_plane_keeps_most_variance() -> None:
 
 
 def test_words_tell_what_is_certified() -> None:
-    assert all("MNIST" in title for name, title in theorem1.CASES.items() if name.startswith("mnist"))
+    assert all("MNIST" in title for name, title in theorem1.KINDS.items() if name.startswith("mnist"))
     with pytest.raises(ValueError, match="no example"):
         examples.one_example("other", 2.0, 10)
     with pytest.raises(ValueError, match="Assumption 1 fails"):

@@ -8,7 +8,7 @@ from scipy.stats import bootstrap, spearmanr
 
 from landscape import alignment, convexity, evaluation, losses
 from landscape.datasets import synthetic_teacher
-from landscape.evaluation import block, cost_model
+from landscape.evaluation import cost_model, example_layout
 from landscape.evaluation.execution import Execution
 from landscape.files import atomic
 from landscape.networks import MultiBranch, relu_branch
@@ -142,7 +142,7 @@ def test_stacked_surfaces_are_those_of_single_planes_to_the_last_bit(problem, so
 
 
 def test_a_stack_is_interrupted_and_continued_to_the_last_bit(problem, solutions, tmp_path, monkeypatch):
-    monkeypatch.setattr(block, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
+    monkeypatch.setattr(example_layout, "OPERATIONS_A_BLOCK", {"cpu": 1.0})
     monkeypatch.setattr(cost_model, "LANES_ON_CPU", (16, 16))
     monkeypatch.setattr(cost_model, "ROW_EXAMPLES", 16)
     monkeypatch.setattr(cost_model, "ROW_BYTES", 320)

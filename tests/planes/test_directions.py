@@ -33,7 +33,7 @@ def smooth_problem(seed: int, branches: int = 3) -> ls.Problem:
 def test_filters_have_the_norms_of_the_weights_in_every_branch(seed: int) -> None:
     network = ls.MultiBranch([conv_branch((4, 4, 2), (3, 5), 2, bias=True), relu_branch(32, 3, 2)], [4, 2])
     w = network.init(jax.random.key(seed))
-    plane = ls.planes.random_filter_normalized(jax.random.key(seed + 1), w, network=network)
+    plane = ls.planes.random_filter_normalized(jax.random.key(seed + 1), w, network=network, vectors=True)
     for axis in (plane.u, plane.v):
         for x, d in zip(jax.tree.leaves(w), jax.tree.leaves(axis), strict=True):
             for i in range(len(x)):

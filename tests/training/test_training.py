@@ -136,9 +136,9 @@ def test_branches_split_over_devices_and_seeds_that_take_turns_train_alike() -> 
     options = {"steps": 7, "batch_size": 6, "record": 3, "trajectory": True, "progress": False}
     with trees.float64():
         problem, made = wide(np.random.default_rng(seed), branch_chunk=3), keys(3, np.random.default_rng(seed))
-        least = sgd.plan(problem, optimizer, 1, 2**30, 4).nbytes
-        plans = [sgd.plan(problem, optimizer, 3, m, d) for m, d in ((2**30, 1), (2**30, 2), (least, None))]
-        assert [(p.seeds, p.share, len(p.devices)) for p in plans] == [(3, 1, 3), (4, 2, 4), (1, 4, 4)]
+        least = sgd.seed_layout(problem, optimizer, 1, 2**30, 4).nbytes
+        plans = [sgd.seed_layout(problem, optimizer, 3, m, d) for m, d in ((2**30, 1), (2**30, 2), (least, None))]
+        assert [(p.seeds, p.shards, len(p.devices)) for p in plans] == [(3, 1, 3), (4, 2, 4), (1, 4, 4)]
         ways = {"branch_devices": 1}, {"branch_devices": 2}, {"memory": least}
         one, *others = (ls.train(problem, made, optimizer, **way, **options) for way in ways)
         for found in others:
@@ -158,7 +158,7 @@ def test_a_step_takes_parameters_gradient_and_a_chunk_on_as_many_devices_as_shar
     problem, optimizer = ls.Problem(data, network, ls.losses.multiclass_hinge), optax.sgd(0.1, 0.9)
     solution = trees.nbytes(jax.eval_shape(network.init, jax.random.key(0)))
     for share in (1, 4):
-        plan = sgd.plan(problem, optimizer, 2, 2**40, share)
+        plan = sgd.seed_layout(problem, optimizer, 2, 2**40, share)
         static = sgd.Static(network, problem.loss, optimizer, 8, plan.mesh)
         made = jax.eval_shape(partial(jax.random.split, num=plan.seeds), jax.random.key(0))
         state = jax.eval_shape(lambda k, static=static: sgd.begin(static, k, 64, None), made)

@@ -1,6 +1,7 @@
 """Assumption 1, τ > y f(w; x) for all w ∈ W_1 × … × W_I: the smallest admissible τ, certified."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape.arrays import trees
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import Branch, Domain, as_function, checked_domain
-from landscape.duality.certified.branch_and_bound import batched
-from landscape.duality.certified.envelopes import halved
 from landscape.duality.certified.frontiers import Interval
 from landscape.duality.certified.interval_rules import Bounds
 from landscape.duality.certified.intervals import Enclosure, bounds, halves
+from landscape.duality.certified.refinement import Round, halving, refine
 from landscape.duality.risks import Sample, sample
 from landscape.networks import Network
 
 CELLS = 200_000
-"""Cells examined before the precision is given up."""
+"""Largest number of cells examined."""
 
 
 class Margins(NamedTuple):
@@ -74,22 +75,17 @@ def margins(branch: Branch | Network, domain: Domain | tuple[Any, Any], data: An
         f = as_function(branch, size, jnp.asarray(examples.x[0]))
         points, cells = _kernels(f, examples)
         best = np.full(len(examples.y), -np.inf)
-        highest = best.copy()
-        lo, hi = checked.lo[None], checked.hi[None]
-        examined = 0
-        while len(lo):
-            examined += len(lo)
-            centres = checked.project((lo + hi) / 2)
-            corners = checked.project(np.where(np.arange(2)[:, None, None] == 0, lo, hi).reshape(-1, size))
-            best = np.maximum(best, _finite(points, np.concatenate([centres, corners])).max(0))
+
+        def examine(lo: np.ndarray, hi: np.ndarray) -> Round:
+            feasible = checked.project(np.concatenate([(lo + hi) / 2, lo, hi]))
+            np.maximum(best, _finite(points, feasible).max(0), out=best)
             high, slopes = cells(lo, hi)
-            open_cells = ~(high <= best + tol).all(1) & checked.meets(lo, hi)
-            still = np.flatnonzero(open_cells)
-            if examined + 2 * len(still) > CELLS:
-                highest = np.maximum(highest, high[still].max(0))
-                break
-            lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], slopes), checked)
-        return Margins(best - 1e-12 * (1 + np.abs(best)), np.maximum(highest, best + tol))
+            still = np.flatnonzero(~(high <= best + tol).all(1) & checked.meets(lo, hi))
+            return halving(lo, hi, still, slopes, checked, high[still])
+
+        left = refine(checked.lo, checked.hi, CELLS, examine)
+        highest = best + tol if left is None else np.maximum(left.max(0), best + tol)
+        return Margins(best - 1e-12 * (1 + np.abs(best)), highest)
 
 
 def _finite(points: Any, w: np.ndarray) -> np.ndarray:
@@ -105,7 +101,7 @@ def _finite(points: Any, w: np.ndarray) -> np.ndarray:
 
 
 def enclosed_margins(f: Branch, data: Sample) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
-    """y f at a point w [p] -> [N]; upper bounds of y f on a cell (lo, hi) -> [N], and slopes for splitting it."""
+    """Two functions: y f at a point w [p] -> [N]; upper bounds of y f on a cell (lo, hi) -> [N], with slopes."""
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
     boxes = Bounds(x, x) if data.boxes is None else Bounds(*map(jnp.asarray, data.boxes))
 
@@ -118,7 +114,7 @@ def enclosed_margins(f: Branch, data: Sample) -> tuple[Callable[..., jax.Array],
         slope, natural = bounds(both, Bounds(lo, hi), boxes)
         middle = bounds(margin, Bounds(centre, centre + 0.0), boxes).hi
         steep = jnp.maximum(jnp.abs(slope.lo), jnp.abs(slope.hi))
-        far = jnp.sum(steep * half[None], 1)  # nan where 0·inf: the natural bound then
+        far = jnp.sum(steep * half[None], 1)  # nan for 0·inf; fmin then takes the natural bound
         high = jnp.fmin(natural.hi, middle + far + 1e-15 * (jnp.abs(middle) + len(lo) * far))
         spread = jnp.max(slope.hi - slope.lo, 0)
         none = jnp.zeros(())
@@ -131,4 +127,4 @@ def _kernels(f: Branch, data: Sample) -> tuple[Any, Any]:
     """`enclosed_margins` compiled, for points [C, p] and cells [C, p] each."""
     chunk = int(np.clip(2**20 // (8 * len(data.y)), 8, 4096))
     points, cells = (jax.jit(jax.vmap(kernel)) for kernel in enclosed_margins(f, data))
-    return (lambda w: batched(points, chunk, w)), (lambda lo, hi: batched(cells, chunk, lo, hi))
+    return partial(chunked_map, points, chunk, pad=True), partial(chunked_map, cells, chunk, pad=True)

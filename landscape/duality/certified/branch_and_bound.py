@@ -1,7 +1,7 @@
 """Interval branch and bound over a branch's parameters, for all budgets at once.
 
-A cell of W counts for a shell r_k ≤ h ≤ r_(k+1) when its h may lie there, and is put aside for that shell once a lower
-bound of g + λ_k h on it, λ_k fixed, is within `tol` of the best value found in the shell.
+A cell of W meets a shell r_k ≤ h ≤ r_(k+1) if its bounds of h do. The pair (cell, shell) is closed once a lower bound
+of g + λ_k h on the cell, with λ_k fixed, is within `tol` of the best value found in the shell.
 """
 
 from collections.abc import Callable
@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from landscape.duality.branches import NORMS, Ball, Branch, Domain, Regulariser, as_function
+from landscape.arrays.chunked import chunked_map
+from landscape.duality.branches import NORMS, Ball, Branch, Domain, Regulariser, as_function, bisected
 from landscape.duality.certified.intervals import Enclosure, enclose, halves, reach
+from landscape.duality.certified.refinement import Corners, Round, chosen, halved_across, refine, relative, slivers
 from landscape.duality.risks import enclosed_loss, margin_loss, quadrature_error, sample
 from landscape.networks import Network
 
 INWARD = 1e-14
-"""Feasible points are pulled below their budget by this much, relative, to cover the rounding of h."""
+"""Feasible points keep this relative distance from their budget, to cover the rounding of h."""
 
 SMALLEST = 2.0**-30
-"""Cells are not split below this part of W."""
+"""The search stops if a cell is smaller than this share of W."""
 
 
 class Cells(NamedTuple):
@@ -37,7 +38,7 @@ class Cells(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """The branch's compiled functions, all over batches of points or cells [C, p]."""
+    """Compiled functions of a branch over batches of points or cells [C, p]."""
 
     domain: Domain
     convex: bool
@@ -51,7 +52,7 @@ class Kernels:
 def make_kernels(
     branch: Branch | Network, h: Regulariser, domain: Domain, data: Any, tau: float, lipschitz: float | None = None
 ) -> Kernels:
-    """Trace and compile what the search needs; call inside `trees.float64()`.
+    """Trace and compile the functions of a branch; call inside `trees.float64()`.
 
     Raises:
         ValueError: More than three parameters.
@@ -76,15 +77,15 @@ def make_kernels(
         domain,
         h.convex,
         _largest_on_ball(h.value, domain) if isinstance(domain, Ball) else None,
-        _checked(partial(batched, points, chunk)),
-        partial(batched, jax.jit(jax.vmap(h.value)), 4096),
-        lambda lo, hi: Cells(lo, hi, *batched(cells, chunk, lo, hi)),
-        partial(batched, jax.jit(jax.vmap(partial(rescale, h.value))), 4096),
+        _checked(partial(chunked_map, points, chunk, pad=True)),
+        partial(chunked_map, jax.jit(jax.vmap(h.value)), 4096, pad=True),
+        lambda lo, hi: Cells(lo, hi, *chunked_map(cells, chunk, lo, hi, pad=True)),
+        partial(chunked_map, jax.jit(jax.vmap(partial(rescale, h.value))), 4096, pad=True),
     )
 
 
 def enclosed_regulariser(h: Regulariser) -> Callable[[jax.Array, jax.Array], Enclosure]:
-    """Bounds of h on a box (lo, hi); where h is convex its slopes are one subgradient at the centre."""
+    """A function of a box (lo, hi) that encloses h; the slopes of a convex h are one subgradient at the centre."""
 
     def around(lo: jax.Array, hi: jax.Array) -> Enclosure:
         found = enclose(h.value, lo, hi)
@@ -108,28 +109,7 @@ def _largest_on_ball(h: Callable[[jax.Array], jax.Array], ball: Ball) -> float |
 
 def rescale(h: Callable[[jax.Array], jax.Array], start: jax.Array, w: jax.Array, target: jax.Array) -> jax.Array:
     """start + t (w − start) with the largest t ∈ [0, 4] found by bisection for which h ≤ target."""
-
-    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = ends
-        middle = (low + high) / 2
-        fits = h(start + middle * (w - start)) <= target
-        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
-
-    t, _ = lax.fori_loop(0, 60, halve, (jnp.zeros(()), jnp.full((), 4.0)))
-    return start + t * (w - start)
-
-
-def batched(f: Callable[..., Any], chunk: int, *arrays: np.ndarray) -> Any:
-    """f over rows, `chunk` at a time, the last chunk padded: one compilation."""
-    total = len(arrays[0])
-    parts = []
-    for start in range(0, total, chunk):
-        rows = [a[start : start + chunk] for a in arrays]
-        short = chunk - len(rows[0])
-        padded = [np.concatenate([r, np.repeat(r[-1:], short, 0)]) if short else r for r in rows]
-        found = f(*map(jnp.asarray, padded))
-        parts.append(jax.tree.map(lambda v, kept=chunk - short: np.asarray(v)[:kept], found))
-    return jax.tree.map(lambda *vs: np.concatenate(vs), *parts)
+    return start + bisected(lambda t: h(start + t * (w - start)) <= target, 4.0, 60) * (w - start)
 
 
 def _checked(f: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
@@ -147,13 +127,13 @@ def _checked(f: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np
 
 
 class Best(NamedTuple):
-    """The smallest loss found for each budget, [N+1], and where, [N+1, p]."""
+    """The smallest loss found for each budget, [N+1], and its point, [N+1, p]."""
 
     values: np.ndarray
     points: np.ndarray
 
     def improved(self, budget: np.ndarray, values: np.ndarray, points: np.ndarray) -> "Best":
-        """With candidates: budget index [C], value [C] (inf where not feasible), point [C, p]."""
+        """The record improved by candidates: budget index [C], value [C] (inf if infeasible), point [C, p]."""
         order = np.lexsort((values, budget))
         first = order[np.unique(budget[order], return_index=True)[1]]
         first = first[values[first] < self.values[budget[first]]]
@@ -181,7 +161,7 @@ def candidates(
 
 
 def _check_continuous(cells: Cells, outer: Cells) -> None:
-    """The middle of a half must lie within the bounds of the whole; where it does not, the function jumps."""
+    """Refuse functions that jump: values at the centres of halves must lie within the bounds of the whole cell."""
     for inner, whole, name in ((cells.g, outer.g, "branch"), (cells.h, outer.h, "regulariser")):
         low, high = (np.tile(end, 2) for end in (whole.lo, whole.hi))
         bad = np.flatnonzero((inner.centre_hi < low) | (inner.centre_lo > high))
@@ -193,7 +173,7 @@ def _check_continuous(cells: Cells, outer: Cells) -> None:
 
 
 def _scaled(lam: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """λ times ends that may be infinite; nothing where λ = 0."""
+    """λ times ends that may be infinite; 0 if λ = 0."""
     return lam * np.where(lam == 0, 0.0, values)
 
 
@@ -220,27 +200,27 @@ class Search:
     def run(self, tol: float, max_cells: int) -> np.ndarray:
         """C_k, certified: at most g + λ_k h on every shell, [N].
 
-        A pair is put aside only where its bound is known to be high enough.
+        A pair (cell, shell) is closed only if its bound is known to be high enough: nan keeps it open.
         """
-        lowest = np.full(len(self.slopes), np.inf)
-        lo, hi = self.kernels.domain.lo[None], self.kernels.domain.hi[None]
-        examined, outer = 0, None
-        while len(lo):
+        lowest, outer = np.full(len(self.slopes), np.inf), None
+
+        def examine(lo: np.ndarray, hi: np.ndarray) -> Round:
+            nonlocal outer
             cells = self.kernels.bounds(lo, hi)
             if outer is not None:
                 _check_continuous(cells, outer)
-            examined += len(lo)
             cell, shell, low = self._pairs(cells)
             still = np.unique(cell[~(low >= self.targets[shell] - tol)])
             self._improve((lo[still] + hi[still]) / 2, cells.g.centre_hi[still])
             open_pairs = ~(low >= self.targets[shell] - tol)
-            still = np.unique(cell[open_pairs])
-            narrow = np.max((hi - lo) / np.maximum(self.kernels.domain.hi - self.kernels.domain.lo, 1e-300), 1)
-            if examined + 2 * len(still) > max_cells or (len(still) and narrow[still].min() < SMALLEST):
-                np.minimum.at(lowest, shell[open_pairs], low[open_pairs])
-                break
-            outer = Cells(*jax.tree.map(lambda v, i=still: v[i], tuple(cells)))
-            lo, hi = self._split(outer)
+            outer = whole = chosen(cells, np.unique(cell[open_pairs]))
+            longest = relative(whole.hi - whole.lo, self.kernels.domain).max(1)
+            stop = longest.min(initial=np.inf) < SMALLEST
+            return Round(2 * len(longest), lambda: self._cut(whole), (shell[open_pairs], low[open_pairs]), stop)
+
+        left = refine(self.kernels.domain.lo, self.kernels.domain.hi, max_cells, examine)
+        if left is not None:
+            np.minimum.at(lowest, *left)
         return np.minimum(self.targets - tol, lowest)
 
     def _pairs(self, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -254,7 +234,7 @@ class Search:
         return cell, shell, self._lower(cells, cell, self.slopes[shell])
 
     def _lower(self, cells: Cells, cell: np.ndarray, lam: np.ndarray) -> np.ndarray:
-        """Below g + λ h on cells, for pairs (cell, λ); −inf where nothing is known."""
+        """Lower bounds of g + λ h on cells, for pairs (cell, λ); −inf if nothing is known."""
         half = halves(cells.lo, cells.hi)[1][cell]
         sizes = [_scaled(lam, h[cell]) for h in (cells.h.lo, cells.h.centre_lo)]
         tilt = [g[cell] + _scaled(lam[:, None], h[cell]) for g, h in zip(cells.g[4:], cells.h[4:], strict=True)]
@@ -268,7 +248,7 @@ class Search:
         return np.where(np.isnan(low), -np.inf, low)
 
     def _improve(self, centres: np.ndarray, values: np.ndarray) -> None:
-        """Take the cells' centres, and their images on the two nearest budgets, as feasible points.
+        """Use the cells' centres, and their images on the two nearest budgets, as feasible points.
 
         A centre itself serves the next budget: on a narrow peak its images may have lost the peak.
         """
@@ -294,22 +274,12 @@ class Search:
         for shell in (np.minimum(budget, top), np.maximum(budget - 1, 0)):
             np.minimum.at(self.targets, shell, values + self.slopes[shell] * self.grid[budget])
 
-    def _split(self, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+    def _cut(self, cells: Cells) -> Corners:
         """Halve each cell across the side that matters most to its bounds, never letting it become a sliver."""
-        if len(cells.lo) == 0:
-            return cells.lo, cells.hi
         half = (cells.hi - cells.lo) / 2
-        shape = half / np.maximum(self.kernels.domain.hi - self.kernels.domain.lo, 1e-300)
+        shape = relative(half, self.kernels.domain)
         lam = max(self.slopes.max(initial=0.0), 1e-300)  # not 0: slopes of h may be infinite
-        steep = sum(
-            np.maximum(np.abs(e[4]), np.abs(e[5])) * s for e, s in ((cells.g, 1.0), (cells.h, max(lam, 1e-300)))
-        )
+        steep = sum(np.maximum(np.abs(e.slope_lo), np.abs(e.slope_hi)) * s for e, s in ((cells.g, 1.0), (cells.h, lam)))
         known = np.isfinite(steep)
         score = np.where(known, half * np.where(known, steep, 0.0), shape) + 1e-9 * shape
-        score = np.where(shape * 16 < shape.max(1, keepdims=True), -1.0, score)
-        side = np.argmax(score, 1)
-        rows = np.arange(len(side))
-        middle = (cells.lo + cells.hi)[rows, side] / 2
-        left, right = cells.hi.copy(), cells.lo.copy()
-        left[rows, side] = right[rows, side] = middle
-        return np.concatenate([cells.lo, right]), np.concatenate([left, cells.hi])
+        return halved_across(cells.lo, cells.hi, np.where(slivers(shape, 16), -1.0, score))

@@ -89,7 +89,7 @@ def frontier(
 
 
 def _search(kernels: Kernels, grid: np.ndarray, slopes: np.ndarray, start: np.ndarray, best: Best) -> Search:
-    """A search with the given slopes, its targets from the points known."""
+    """A search with the given slopes; its targets come from the known points."""
     ends = best.values[:-1] + slopes * grid[:-1], best.values[1:] + slopes * grid[1:]
     return Search(kernels, grid, slopes, start, best, np.minimum(*ends))
 
@@ -104,25 +104,37 @@ def _certified(search: Search, lines: list[np.ndarray], least: LeastSize, name: 
         least: The smallest h.
         name: Of the frontier.
     """
+    points, values = _not_increasing(search)
+    lower = _lower_values(search, lines)
+    rises, at_budgets = _between(search, points, values), np.zeros(len(values))
+    if least.value > least.bound:
+        at_budgets, rises = _from_smallest(search, least, values, rises, float(lower.min()))
+    above = np.maximum(np.maximum(np.append(rises, 0.0), np.append(0.0, rises)), at_budgets)
+    below = np.maximum(values - lower, 0.0)
+    return Frontier(search.grid, values, (below, above), at_budgets=at_budgets, minimisers=points, name=name)
+
+
+def _not_increasing(search: Search) -> tuple[np.ndarray, np.ndarray]:
+    """The best points, [N+1, p], and upper bounds of g there, [N+1]; a point serves all larger budgets too."""
+    points = search.best.points
+    values = search.kernels.bounds(points, points + 0.0).g.centre_hi
+    best = np.maximum.accumulate(np.where(values <= np.minimum.accumulate(values), np.arange(len(values)), 0))
+    return points[best], values[best]
+
+
+def _lower_values(search: Search, lines: list[np.ndarray]) -> np.ndarray:
+    """Values at the budgets of a piecewise linear function below v, [N+1], from the lines C_k − λ_k r.
+
+    On shell k, v(r) ≥ min( v(r_k), C_k − λ_k r ). A chord lies below this if its left end is at most v(r_k) and the
+    line at r_k, and its right end at most v(r_k) and the line at r_(k+1).
+    """
     grid, slopes = search.grid, search.slopes
-    points = search.best.points.copy()
-    at_points = search.kernels.bounds(points, points + 0.0)
-    values = at_points.g.centre_hi.copy()
-    for k in range(1, len(grid)):
-        if values[k] > values[k - 1]:
-            values[k], points[k] = values[k - 1], points[k - 1]
     left, right = lines[0] - slopes * grid[:-1], lines[0] - slopes * grid[1:]
     at_end = right if len(lines) == 1 else np.maximum(right, lines[1] - np.append(slopes[1:], 0.0) * grid[1:])
-    at = np.minimum.accumulate(np.append(left[0], at_end))
-    lower = np.minimum(at, np.append(np.inf, np.minimum(at[:-1], right)))
+    at_budgets = np.minimum.accumulate(np.append(left[0], at_end))
+    lower = np.minimum(at_budgets, np.append(np.inf, np.minimum(at_budgets[:-1], right)))
     lower[:-1] = np.minimum(lower[:-1], left)
-    rises = _between(search, points, values)
-    at = np.zeros(len(grid))
-    if least.value > least.bound:
-        at, rises = _from_smallest(search, least, values, rises, float(lower.min()))
-    above = np.maximum(np.maximum(np.append(rises, 0.0), np.append(0.0, rises)), at)
-    below = np.maximum(values - lower, 0.0)
-    return Frontier(grid, values, (below, above), at_budgets=at, minimisers=points, name=name)
+    return lower
 
 
 def _from_smallest(
@@ -168,7 +180,7 @@ def _largest_loss(kernels: Kernels, least: LeastSize) -> float:
 
 
 PIECES = 8
-"""Parts into which the segment between two neighbouring minimisers is cut."""
+"""Number of pieces of the path between two neighbouring minimisers."""
 
 
 def _between(search: Search, points: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from landscape.duality.certified.frontiers import Frontier, Interval, real_array
 from landscape.duality.certified.intervals import enclose
 
 PIECES = 8
-"""Parts into which the stretch between two budgets is cut to bound v there."""
+"""Number of pieces between two budgets on which v is bounded."""
 
 
 def closed_form(
@@ -55,7 +55,7 @@ def closed_form(
     rounding = 1e-15 * (1 + np.abs(values).max())
     pieces = np.column_stack([values[:-1].reshape(-1, PIECES), values[PIECES::PIECES]])
     drop = np.maximum(pieces[:, :-1] - pieces[:, 1:], 0.0)
-    bend = np.where(bend <= drop, bend, drop)  # false where bend is nan
+    bend = np.where(bend <= drop, bend, drop)  # False if bend is nan
     share = np.linspace(0, 1, PIECES + 1)
     away = pieces - (pieces[:, :1] + share * (pieces[:, -1:] - pieces[:, :1]))
     above = np.max(np.maximum(away[:, :-1], away[:, 1:]) + bend, 1)

@@ -21,16 +21,16 @@ from landscape.duality.certified.frontiers import EPSILON
 from landscape.duality.certified.intervals import Enclosure
 
 CLOSE = 1e-12
-"""Relative difference of the two bounds of the minimum that counts as closed."""
+"""The search ends if the bounds of the minimum differ by at most this, relative to h."""
 
 ROUNDS = 60
-"""Linear programs solved at most."""
+"""Largest number of linear programs."""
 
 IDLE = 6
-"""Linear programs in a row that may bring nothing."""
+"""The search ends after this many linear programs in a row without progress."""
 
 ROWS = 300
-"""Rows of a linear program."""
+"""Largest number of rows of each kind in a linear program."""
 
 
 class Convex(NamedTuple):
@@ -50,7 +50,7 @@ class Convex(NamedTuple):
 
 
 class Minimum(NamedTuple):
-    """What the planes say of min { h(w) : w ∈ W }.
+    """Bounds of min { h(w) : w ∈ W } from planes.
 
     Attributes:
         planes: Below h.
@@ -78,11 +78,11 @@ class Rows(NamedTuple):
         return w @ self.slopes.T + self.offsets
 
     def joined(self, other: "Rows") -> "Rows":
-        """Both together."""
+        """The rows of both."""
         return Rows(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
     def distinct(self) -> "Rows":
-        """One of each group that agrees to fourteen digits."""
+        """The rows without those that agree with an earlier one to fourteen digits."""
         table = np.column_stack([self.slopes, self.offsets])
         digits = np.round(table / np.maximum(np.abs(table).max(1, keepdims=True), 1e-300), 14)
         kept = np.sort(np.unique(digits, axis=0, return_index=True)[1])
@@ -190,38 +190,47 @@ def _cloud(domain: Domain, around: np.ndarray, reach: float, rng: np.random.Gene
 
 
 def _improved(known: Minimum, domain: Domain, half: np.ndarray) -> tuple[Minimum, np.ndarray]:
-    """Solve the linear program on point ± half; the bound from its multipliers, and its solution in units of half."""
-    size = len(half)
-    planes, tangents = known.planes, known.tangents
+    """Solve the linear program on point ± half: a bound from its multipliers, and its solution z in units of half.
+
+    min t subject to h_j(point + half z) − value ≤ unit t for the planes h_j, and to tangents that are not positive.
+    """
+    planes, tangents, size = known.planes, known.tangents, len(half)
     heights, limits = planes.at(known.point[None])[0] - known.value, tangents.at(known.point[None])[0]
     steep, across = np.sum(np.abs(planes.slopes) * half, 1), np.sum(np.abs(tangents.slopes) * half, 1)
-    near = np.flatnonzero(heights + steep >= np.max(heights - steep, initial=-np.inf))
-    near = near[np.argsort(-heights[near])[:ROWS]]
-    close = np.flatnonzero(limits + across >= 0)
-    close = close[np.argsort(-limits[close])[:ROWS]]
-    unit = max(float(steep[near].max(initial=0.0)), 1e-300)
-    rows = np.vstack(
-        [
-            np.column_stack([planes.slopes[near] * half / unit, -np.ones(len(near))]),
-            np.column_stack([tangents.slopes[close] * half, np.zeros(len(close))])
-            / np.maximum(across[close], 1e-300)[:, None],
-        ]
-    )
-    right = np.concatenate([-heights[near] / unit, -limits[close] / np.maximum(across[close], 1e-300)])
-    wide = np.maximum(half, 1e-300)
-    ends = np.stack([np.maximum((domain.lo - known.point) / wide, -1), np.minimum((domain.hi - known.point) / wide, 1)])
-    ends = np.column_stack([np.stack([np.minimum(ends[0], 0), np.maximum(ends[1], 0)]), [-np.inf, np.inf]])
-    solved = _multipliers(np.append(np.zeros(size), 1.0), rows, right, ends) if len(near) else None
+    near = _highest(heights, heights + steep >= np.max(heights - steep, initial=-np.inf))
+    close = _highest(limits, limits + across >= 0)
+    if len(near) == 0:
+        return known, np.zeros(size)
+
+    unit, units = max(float(steep[near].max()), 1e-300), np.maximum(across[close], 1e-300)
+    of_planes = np.column_stack([planes.slopes[near] * half / unit, -np.ones(len(near))])
+    of_tangents = np.column_stack([tangents.slopes[close] * half / units[:, None], np.zeros(len(close))])
+    right = np.concatenate([-heights[near] / unit, -limits[close] / units])
+    ends = _ends(domain, known.point, np.maximum(half, 1e-300))
+    solved = _multipliers(np.append(np.zeros(size), 1.0), np.vstack([of_planes, of_tangents]), right, ends)
     if solved is None:
         return known, np.zeros(size)
-    of_planes, of_sides = np.split(solved[size + 1 :], [len(near)])
-    total = of_planes.sum()
+
+    lam, mu = np.split(solved[size + 1 :], [len(near)])
+    total = lam.sum()
     if not total > 0:
         return known, solved[:size]
-    weights = np.concatenate([of_planes, of_sides * unit / np.maximum(across[close], 1e-300)]) / total
+    weights = np.concatenate([lam, mu * unit / units]) / total
     chosen = Rows(*(np.concatenate([a[near], b[close]]) for a, b in zip(planes, tangents, strict=True)))
     bound = _certified(chosen, weights, domain.lo, domain.hi)
     return known._replace(bound=min(max(known.bound, bound), known.value)), solved[:size]
+
+
+def _highest(values: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Indices of the largest allowed values, at most `ROWS`, in falling order."""
+    found = np.flatnonzero(allowed)
+    return found[np.argsort(-values[found])[:ROWS]]
+
+
+def _ends(domain: Domain, point: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """The ends of z and t, [2, p + 1]: point + half z lies in the box of W, and z = 0 is always allowed."""
+    low, high = np.maximum((domain.lo - point) / half, -1), np.minimum((domain.hi - point) / half, 1)
+    return np.column_stack([np.stack([np.minimum(low, 0), np.maximum(high, 0)]), [-np.inf, np.inf]])
 
 
 def box_of_minimisers(known: Minimum, domain: Domain) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,10 @@ import numpy as np
 from landscape.arrays import trees
 from landscape.duality.branches import Branch, Domain, checked_domain, lattice, regulariser
 from landscape.duality.certified.branch_and_bound import Kernels, make_kernels
-from landscape.duality.certified.envelopes import LATTICE, ConvexEnvelope, Planes, convex_envelope, halved, hull_planes
+from landscape.duality.certified.envelopes import LATTICE, ConvexEnvelope, Planes, convex_envelope, hull_planes
 from landscape.duality.certified.frontiers import Frontier, Interval
 from landscape.duality.certified.intervals import halves, reach
+from landscape.duality.certified.refinement import Round, halving, refine
 from landscape.networks import Network
 
 
@@ -117,31 +118,27 @@ def _supremum(
         budget = kernels.size(w) if size is None else size.upper(w)
         return _lower_values(frontier, budget) - loss.upper(w)
 
-    values = reached(points)
+    values, domain = reached(points), kernels.domain
     best, at = float(values.max()), points[values.argmax()]
     rounding = 1e-14 * (1 + float(np.abs(loss.upper(points)).max()))
-    lo, hi = kernels.domain.lo[None], kernels.domain.hi[None]
-    examined, highest = 0, best
-    while len(lo):
-        examined += len(lo)
-        cells, (centre, half) = kernels.bounds(lo, hi), halves(lo, hi)
-        inside = kernels.domain.contains(centre) & loss.spans(centre)
-        if inside.any():
-            values = reached(centre[inside])
-            if values.max() > best:
-                best, at = float(values.max()), centre[inside][values.argmax()]
-        high = _upper_values(frontier, loss.lower, size, cells.h, centre, half)
-        still = np.flatnonzero(~(high <= best + tol / 2) & kernels.domain.meets(lo, hi))
-        if examined + 2 * len(still) > max_cells:
-            highest = max(highest, float(high[still].max()))
-            break
-        highest = max(highest, best + tol / 2)
-        lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], cells.h), kernels.domain)
+
+    def examine(lo: np.ndarray, hi: np.ndarray) -> Round:
+        nonlocal best, at
+        h, (centre, half) = kernels.bounds(lo, hi).h, halves(lo, hi)
+        inside = centre[domain.contains(centre) & loss.spans(centre)]
+        if len(inside) and (values := reached(inside)).max() > best:
+            best, at = float(values.max()), inside[values.argmax()]
+        high = _upper_values(frontier, loss.lower, size, h, centre, half)
+        still = np.flatnonzero(~(high <= best + tol / 2) & domain.meets(lo, hi))
+        return halving(lo, hi, still, h, domain, high[still])
+
+    left = refine(domain.lo, domain.hi, max_cells, examine)
+    highest = max(best + tol / 2, -np.inf if left is None else float(left.max(initial=-np.inf)))
     return Interval(max(0.0, best - rounding), max(0.0, highest + rounding)), at
 
 
 def _lower_values(frontier: Frontier, budget: np.ndarray) -> np.ndarray:
-    """Below v at budgets known up to rounding, [C]; −inf where nothing is known."""
+    """Lower bounds of v at budgets known up to rounding, [C]; −inf if nothing is known."""
     found = np.interp(budget + 1e-14 * (1 + np.abs(budget)), frontier.budgets, frontier.lower)
     return np.where(np.isnan(found), -np.inf, found)
 

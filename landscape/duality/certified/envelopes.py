@@ -7,22 +7,23 @@ bound, and conv f ≥ max_j ⟨a_j, w⟩ + c_j.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from scipy.spatial import ConvexHull
 
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import Domain
 from landscape.duality.certified.frontiers import lower_hull
 from landscape.duality.certified.intervals import Enclosure, halves, reach
+from landscape.duality.certified.refinement import Round, halving, refine
 
 LATTICE = {1: 1025, 2: 1089, 3: 2197}
 """Points of the lattice for each p."""
 
 FACETS = 600
-"""Facets that are certified; the rest of the hull is left out of the lower bound."""
+"""Largest number of certified facets; the lower bound leaves out the rest of the hull."""
 
 PAIRS = 64
-"""Pairs of a cell and a plane that may be examined, in units of the cells that may."""
+"""Largest number of pairs (cell, plane) examined, in units of `max_cells`."""
 
 Bounds = Callable[[np.ndarray, np.ndarray], Enclosure]
 
@@ -42,12 +43,11 @@ class Planes(NamedTuple):
         return self._by_chunks(w)[1]
 
     def _by_chunks(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, which = np.empty(len(w)), np.empty(len(w), int)
-        for start in range(0, len(w), 4096):
-            heights = w[start : start + 4096] @ self.slopes.T + self.offsets
-            which[start : start + 4096] = heights.argmax(1)
-            values[start : start + 4096] = heights.max(1)
-        return values, which
+        def highest(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            heights = w @ self.slopes.T + self.offsets
+            return heights.max(1), heights.argmax(1)
+
+        return chunked_map(highest, 4096, w)
 
 
 class ConvexEnvelope(NamedTuple):
@@ -122,7 +122,7 @@ def convex_envelope(
         points: A lattice on W that spans it, [M, p].
         values: Upper bounds of f there, [M].
         tol: Wanted precision of the planes from below.
-        preference: Where the envelope matters most, larger first, [M].
+        preference: Facets at points of larger preference are certified first, [M].
         max_cells: Cells examined before the precision is given up, and `PAIRS` times as many pairs.
     """
     upper = hull_planes(points, values)
@@ -154,31 +154,30 @@ def tilted_minima(
 ) -> np.ndarray:
     """Certified lower bounds of min over W of f(w) − ⟨slope, w⟩, [J], for all slopes [J, p]; `reached` from above."""
     best, lowest = reached.copy(), np.full(len(slopes), np.inf)
-    lo, hi = domain.lo[None], domain.hi[None]
-    cell, plane = np.zeros(len(slopes), int), np.arange(len(slopes))
-    examined, pairs = 0, 0
-    while len(lo):
+    cell, plane, pairs = np.zeros(len(slopes), int), np.arange(len(slopes)), 0
+
+    def examine(lo: np.ndarray, hi: np.ndarray) -> Round:
+        nonlocal cell, plane, pairs
         found, (centre, half) = bounds(lo, hi), halves(lo, hi)
-        examined, pairs = examined + len(lo), pairs + len(cell)
         tilt, at = slopes[plane], np.sum(slopes[plane] * centre[cell], 1)
         low = _lower(found, cell, tilt, centre, half)
         inside = domain.contains(centre)[cell]
         np.minimum.at(best, plane[inside], (found.centre_hi[cell] - at)[inside])
         open_pairs = ~(low >= best[plane] - tol) & domain.meets(lo, hi)[cell]
-        still = np.unique(cell[open_pairs])
-        if examined + 2 * len(still) > max_cells or pairs + 2 * open_pairs.sum() > PAIRS * max_cells:
-            np.minimum.at(lowest, plane[open_pairs], low[open_pairs])
-            break
-        place = np.full(len(lo), -1)
-        place[still] = np.arange(len(still))
-        cell, plane = place[cell[open_pairs]], plane[open_pairs]
-        cell, plane = np.concatenate([cell, cell + len(still)]), np.tile(plane, 2)
-        lo, hi = halved(lo[still], hi[still], jax.tree.map(lambda v, i=still: v[i], found), domain)
+        still, place = np.unique(cell[open_pairs], return_inverse=True)
+        left, pairs = (plane[open_pairs], low[open_pairs]), pairs + len(cell)
+        stop = pairs + 2 * len(place) > PAIRS * max_cells
+        cell, plane = np.concatenate([place, place + len(still)]), np.tile(left[0], 2)
+        return halving(lo, hi, still, found, domain, left, stop)
+
+    left = refine(domain.lo, domain.hi, max_cells, examine)
+    if left is not None:
+        np.minimum.at(lowest, *left)
     return np.minimum(best - tol, lowest)
 
 
 def _lower(found: Enclosure, cell: np.ndarray, tilt: np.ndarray, centre: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Below f(w) − ⟨tilt, w⟩ on cells, for pairs (cell, tilt); −inf where nothing is known."""
+    """Lower bounds of f(w) − ⟨tilt, w⟩ on cells, for pairs (cell, tilt); −inf if nothing is known."""
     parts = tilt * centre[cell]
     at, rounding = parts.sum(1), 1e-14 * (1 + np.abs(parts).sum(1))
     steep = np.maximum(np.abs(found.slope_lo[cell] - tilt), np.abs(found.slope_hi[cell] - tilt))
@@ -186,20 +185,3 @@ def _lower(found: Enclosure, cell: np.ndarray, tilt: np.ndarray, centre: np.ndar
     for value, slope in ((found.centre_lo, steep), (found.lo, np.abs(tilt))):
         low = np.fmax(low, value[cell] - at - reach(slope, half[cell]) - rounding - 1e-15 * np.abs(value[cell]))
     return low
-
-
-def halved(lo: np.ndarray, hi: np.ndarray, found: Enclosure, domain: Domain) -> tuple[np.ndarray, np.ndarray]:
-    """Cells cut across the side whose slope is least known; first all left halves, then all right ones."""
-    if len(lo) == 0:
-        return lo, hi
-    half = (hi - lo) / 2
-    shape = half / np.maximum(domain.hi - domain.lo, 1e-300)
-    known = np.isfinite(found.slope_lo) & np.isfinite(found.slope_hi)
-    low, high = (np.where(known, slope, 0.0) for slope in (found.slope_lo, found.slope_hi))
-    score = np.where(known, half * (high - low), 1.0) + 1e-6 * shape
-    score = np.where(shape * 8 < shape.max(1, keepdims=True), -1.0, score)
-    side, rows = np.argmax(score, 1), np.arange(len(lo))
-    middle = (lo + hi)[rows, side] / 2
-    left, right = hi.copy(), lo.copy()
-    left[rows, side] = right[rows, side] = middle
-    return np.concatenate([lo, right]), np.concatenate([left, hi])

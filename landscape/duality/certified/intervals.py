@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from landscape.compiler.interpreter import Env, interpret, read
 from landscape.duality.certified.interval_arrays import BILINEAR, MOVING, REDUCTIONS, STRUCTURAL, bilinear, structural
 from landscape.duality.certified.interval_rules import PARTIAL, RULES, Bounds, NoRule, is_point, undefined
 
@@ -24,11 +25,11 @@ CALLS = frozenset(
     {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
     | {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 )
-"""Operations that do no more than call the jaxpr they hold."""
+"""Operations that only call an inner jaxpr."""
 
 
 class Enclosure(NamedTuple):
-    """What is known of a scalar function on a box; no end is nan.
+    """Bounds of a scalar function on a box; no end is nan.
 
     Attributes:
         lo: Below f on the box.
@@ -90,7 +91,7 @@ def enclose(f: Callable[[jax.Array], jax.Array], lo: jax.Array, hi: jax.Array) -
 
 
 def _known(box: Bounds) -> Bounds:
-    """An end that could not be computed says nothing."""
+    """Bounds whose nan ends are replaced by −∞ and ∞."""
     if not jnp.issubdtype(box.lo.dtype, jnp.inexact):
         return box
     return Bounds(jnp.where(jnp.isnan(box.lo), -jnp.inf, box.lo), jnp.where(jnp.isnan(box.hi), jnp.inf, box.hi))
@@ -124,26 +125,25 @@ class _Value(NamedTuple):
 
 def _interpret(jaxpr: Any, constants: list[Any], arguments: list[_Value]) -> list[_Value]:
     """Evaluate a jaxpr with bounds in place of arrays."""
-    known: dict[Any, _Value] = {}
-    origin: dict[Any, Any] = {}
-
-    def read(atom: Any) -> _Value:
-        if isinstance(atom, core.Literal):
-            value = jnp.asarray(atom.val)
-            return _Value(Bounds(value, value))
-        return known[atom]
-
-    known.update(zip(jaxpr.constvars, [_Value(Bounds(c, c)) for c in map(jnp.asarray, constants)], strict=True))
-    known.update(zip(jaxpr.invars, arguments, strict=True))
-    for eqn in jaxpr.eqns:
-        results = _apply(eqn, [read(atom) for atom in eqn.invars], read, origin)
-        known.update(zip(eqn.outvars, results, strict=True))
-        origin.update(dict.fromkeys(eqn.outvars, eqn))
-    return [read(atom) for atom in jaxpr.outvars]
+    inputs = [*jaxpr.constvars, *jaxpr.invars]
+    env: Env = dict(zip(inputs, [*map(_exactly, constants), *arguments], strict=True))
+    origin = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
+    interpret(jaxpr.eqns, env, lambda eqn, inputs: _apply(eqn, inputs, env, origin), _literal)
+    return [read(env, atom, _literal) for atom in jaxpr.outvars]
 
 
-def _apply(eqn: Any, inputs: list[_Value], read: Callable[[Any], _Value], origin: dict[Any, Any]) -> list[_Value]:
-    """One operation on bounds and doubts."""
+def _exactly(constant: Any) -> _Value:
+    """A constant, whose bounds are one array."""
+    value = jnp.asarray(constant)
+    return _Value(Bounds(value, value))
+
+
+def _literal(literal: core.Literal) -> _Value:
+    return _exactly(literal.val)
+
+
+def _apply(eqn: Any, inputs: list[_Value], env: Env, origin: dict[Any, Any]) -> list[_Value]:
+    """One operation on bounds and doubts; `origin` holds the equation that makes a variable."""
     if eqn.primitive.name in CALLS:
         inner = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params)
         jaxpr, constants = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, [])
@@ -151,8 +151,8 @@ def _apply(eqn: Any, inputs: list[_Value], read: Callable[[Any], _Value], origin
     boxes = [value.bounds for value in inputs]
     if all(map(is_point, boxes)):
         values = eqn.primitive.bind(*(box.lo for box in boxes), **eqn.params)
-        return [_Value(Bounds(v, v)) for v in (values if eqn.primitive.multiple_results else [values])]
-    decided = _same_variable(eqn, read, origin)
+        return list(map(_exactly, values if eqn.primitive.multiple_results else [values]))
+    decided = _same_variable(eqn, boxes, env, origin)
     found = _ruled(eqn, boxes) if decided is None else [decided]
     doubts = _doubts(eqn, inputs, found)
     return [_doubted(box, doubt) for box, doubt in zip(found, doubts, strict=True)]
@@ -175,21 +175,21 @@ def _ruled(eqn: Any, boxes: list[Bounds]) -> list[Bounds]:
     )
 
 
-def _same_variable(eqn: Any, read: Callable[[Any], _Value], origin: dict[Any, Any]) -> Bounds | None:
+def _same_variable(eqn: Any, boxes: list[Bounds], env: Env, origin: dict[Any, Any]) -> Bounds | None:
     """Operands known to be the same, x·x and x ≠ x, or related, x = max(x, y) in the derivative of max."""
     name = eqn.primitive.name
     if name not in ("mul", "eq", "ne"):
         return None
     a, b = eqn.invars
     if a is b:
-        return RULES["square"]({}, read(a).bounds) if name == "mul" else _equals_itself(read(a).bounds, name == "eq")
-    for this, that in ((a, b), (b, a)) if name == "eq" else ():
+        return RULES["square"]({}, boxes[0]) if name == "mul" else _equals_itself(boxes[0], name == "eq")
+    for this, that, box in ((a, b, boxes[0]), (b, a, boxes[1])) if name == "eq" else ():
         made = None if isinstance(that, core.Literal) else origin.get(that)
         if made is not None and made.primitive.name in ("max", "min"):
             other = [v for v in made.invars if not _identical(v, this)]
             if len(other) == 1:
                 order = "ge" if made.primitive.name == "max" else "le"
-                found = RULES[order]({}, read(this).bounds, read(other[0]).bounds)
+                found = RULES[order]({}, box, read(env, other[0], _literal).bounds)
                 return Bounds(*(jnp.broadcast_to(v, eqn.outvars[0].aval.shape) for v in found))
     return None
 
@@ -207,7 +207,7 @@ def _identical(a: Any, b: Any) -> bool:
 
 
 def _doubts(eqn: Any, inputs: list[_Value], found: list[Bounds]) -> list[Any]:
-    """Where each result may be nan or infinite: where an operand may be, or the operation itself may fail."""
+    """Where each result may be nan or infinite: because an operand may be, or because the operation may fail."""
     name, doubts = eqn.primitive.name, [value.doubt for value in inputs]
     spread = [None] * len(found) if all(doubt is None for doubt in doubts) else _spread(eqn, inputs)
     if name in PARTIAL:
@@ -235,7 +235,7 @@ def _spread(eqn: Any, inputs: list[_Value]) -> list[Any]:
 
 
 def _doubted(box: Bounds, doubt: Any) -> _Value:
-    """A boolean that depends on a doubtful value is possible both ways, and then certainly a boolean."""
+    """A value with its doubt. A boolean made from doubtful values may be either, and is a boolean for certain."""
     if doubt is None or box.lo.dtype != jnp.bool_:
         return _Value(box, doubt)
     return _Value(Bounds(box.lo & ~doubt, box.hi | doubt))

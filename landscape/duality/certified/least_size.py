@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import NORMS, Ball, Box, Domain, Regulariser, lattice
-from landscape.duality.certified.branch_and_bound import batched
 from landscape.duality.certified.cutting_planes import CLOSE, Convex, box_of_minimisers, minimum
 from landscape.duality.certified.frontiers import EPSILON
 from landscape.duality.certified.intervals import enclose
+from landscape.duality.certified.refinement import Corners, Round, refine
 
 CELLS = 20_000
-"""Cells examined before the search by cells is given up."""
+"""Largest number of cells examined."""
 
 Sizes = Callable[[np.ndarray], np.ndarray]
 
@@ -90,9 +91,9 @@ def searched(h: Convex, convex: bool) -> LeastSize:
 def _compiled(h: Regulariser, domain: Domain) -> Convex:
     """Values, gradients and enclosures of h, compiled."""
     return Convex(
-        _finite(partial(batched, jax.jit(jax.vmap(h.value)), 4096)),
-        partial(batched, jax.jit(jax.vmap(jax.grad(h.value))), 64),
-        partial(batched, jax.jit(jax.vmap(partial(enclose, h.value))), 512),
+        _finite(partial(chunked_map, jax.jit(jax.vmap(h.value)), 4096, pad=True)),
+        partial(chunked_map, jax.jit(jax.vmap(jax.grad(h.value))), 64, pad=True),
+        partial(chunked_map, jax.jit(jax.vmap(partial(enclose, h.value))), 512, pad=True),
         domain,
     )
 
@@ -133,7 +134,7 @@ def _closed_form(h: Regulariser, domain: Domain) -> LeastSize | None:
 
 
 def _by_planes(h: Convex, points: np.ndarray, values: np.ndarray) -> LeastSize | None:
-    """By cutting planes, then cells of the box that is left; None if h is not convex."""
+    """The minimum by cutting planes, then by cells of the remaining box; None if h is not convex."""
     known = minimum(h, points, values)
     if known is None:
         return None
@@ -141,31 +142,31 @@ def _by_planes(h: Convex, points: np.ndarray, values: np.ndarray) -> LeastSize |
     return found._replace(bound=min(max(known.bound, found.bound), found.value))
 
 
-def _by_cells(h: Convex, box: tuple[np.ndarray, np.ndarray], start: np.ndarray, limit: int) -> LeastSize:
+def _by_cells(h: Convex, box: Corners, start: np.ndarray, limit: int) -> LeastSize:
     """Halve all sides of the cells of `box` that may hold a minimiser, until `limit` cells have been examined."""
-    (lo, hi), domain = (box[0][None], box[1][None]), h.domain
-    point, value, bound, examined = start, float(h.value(start[None])[0]), -np.inf, 0
-    while True:
+    domain, point, value, bound, cells = h.domain, start, float(h.value(start[None])[0]), -np.inf, box
+
+    def examine(lo: np.ndarray, hi: np.ndarray) -> Round:
+        nonlocal point, value, bound, cells
         centres = domain.project((lo + hi) / 2)
         values = h.value(centres)
         if values.min() < value:
             point, value = centres[values.argmin()], float(values.min())
         low = h.around(lo, hi).lo
         kept = np.flatnonzero((low <= value) & domain.meets(lo, hi))
-        examined += len(lo)
-        if len(kept) == 0:  # h is certainly larger than its rounded value at the point
-            return LeastSize(point, value, value - 4 * EPSILON * abs(value), lo, hi)
-        lo, hi = lo[kept], hi[kept]
-        bound = max(bound, float(low[kept].min()))
-        width = (hi - lo).max(0)
-        closed = value <= bound or np.all(width <= 8 * EPSILON * (1 + np.abs(point)))
+        cells = (lo[kept], hi[kept]) if len(kept) else (lo, hi)
+        bound = max(bound, float(low[kept].min(initial=np.inf)))
+        width = (cells[1] - cells[0]).max(0)
         sides = np.flatnonzero(width > 0)
-        if closed or examined + len(lo) * 2 ** len(sides) > limit:
-            return LeastSize(point, value, min(bound, value), lo, hi)
-        lo, hi = _children(lo, hi, sides)
+        closed = value <= bound or np.all(width <= 8 * EPSILON * (1 + np.abs(point)))
+        return Round(len(kept) * 2 ** len(sides), lambda: _children(*cells, sides), cells, bool(closed))
+
+    if refine(*box, limit, examine) is None:  # h is certainly larger than its rounded value at the point
+        bound = value - 4 * EPSILON * abs(value)
+    return LeastSize(point, value, min(bound, value), *cells)
 
 
-def _children(lo: np.ndarray, hi: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _children(lo: np.ndarray, hi: np.ndarray, sides: np.ndarray) -> Corners:
     """Cells halved across all the given sides."""
     middle, parts = (lo + hi) / 2, []
     for choice in itertools.product((False, True), repeat=len(sides)):

@@ -12,7 +12,7 @@ chosen on the side to which the sum leans.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,11 +28,11 @@ class Sums(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Stage:
+class _Population:
     """A population and the two it was put together from (none for a single branch)."""
 
     sums: Sums
-    parts: "tuple[_Stage, _Stage] | None" = None
+    parts: "tuple[_Population, _Population] | None" = None
     kind: int = -1
 
 
@@ -65,7 +65,7 @@ def min_plus(a: np.ndarray, b: np.ndarray, first: int, last: int) -> np.ndarray:
     return out
 
 
-def share(
+def allocate(
     plain: Sequence[np.ndarray], shifted: Sequence[np.ndarray], counts: Sequence[int], total: int, fraction: float
 ) -> Allocation:
     """Divide total + fraction grid steps among counts[k] branches of each kind k at least cost.
@@ -79,33 +79,40 @@ def share(
     """
     if any(np.isnan(costs).any() for costs in (*plain, *shifted)):
         raise ValueError("Costs must be numbers; some are nan.")
+    if not any(counts):
+        raise ValueError("There are no branches to share the budget among.")
     sizes = np.array([len(c) - 1 for c in plain])
     per_step = (total + fraction) / float(np.dot(counts, sizes))
-    half = (len(sizes) + 1 if len(sizes) > 1 else 1) * int(sizes.max()) + 2
-    singles = [_Stage(Sums(0, p, s), kind=k) for k, (p, s) in enumerate(zip(plain, shifted, strict=True))]
-    population, stage, stages = np.zeros(len(sizes), int), None, []
-
-    def add(x: _Stage | None, y: _Stage) -> _Stage:
-        if x is None:
-            return y
-        capacity = int(population @ sizes)
+    window = (len(sizes) + 1 if len(sizes) > 1 else 1) * int(sizes.max()) + 2
+    singles = [_Population(Sums(0, p, s), kind=k) for k, (p, s) in enumerate(zip(plain, shifted, strict=True))]
+    (first, _), *doublings = _doublings(counts)
+    whole, joined = singles[first or 0], []
+    for kind, members in doublings:
+        other = whole if kind is None else singles[kind]
+        capacity = int(np.dot(members, sizes))
         centre = round(per_step * capacity)
-        first, last = max(0, centre - half), min(capacity, centre + half)
-        stages.append(_Stage(_combine(x.sums, y.sums, first, last, fraction > 0), (x, y)))
-        return stages[-1]
+        first, last = max(0, centre - window), min(capacity, centre + window)
+        whole = _Population(_combine(whole.sums, other.sums, first, last, fraction > 0), (whole, other))
+        joined.append(whole)
+    values = whole.sums.shifted if fraction > 0 else whole.sums.plain
+    return Allocation(float(values[total - whole.sums.start]), _trace(whole, joined, total, fraction > 0))
 
+
+def _doublings(counts: Sequence[int]) -> Iterator[tuple[int | None, list[int]]]:
+    """How a population grows to `counts`, by their binary digits: the kind of the branch added (None: doubled), and it.
+
+    >>> list(_doublings([3]))
+    [(0, [1]), (None, [2]), (0, [3])]
+    """
+    members = [0] * len(counts)
     for bit in range(max(counts).bit_length() - 1, -1, -1):
-        if stage is not None:
-            population *= 2
-            stage = add(stage, stage)
-        for k, count in enumerate(counts):
+        if any(members):
+            members = [2 * n for n in members]
+            yield None, members
+        for kind, count in enumerate(counts):
             if count >> bit & 1:
-                population[k] += 1
-                stage = add(stage, singles[k])
-    if stage is None:
-        raise ValueError("There are no branches to share the budget among.")
-    values = stage.sums.shifted if fraction > 0 else stage.sums.plain
-    return Allocation(float(values[total - stage.sums.start]), _trace(stage, stages, total, fraction > 0))
+                members = [n + (k == kind) for k, n in enumerate(members)]
+                yield kind, members
 
 
 def _combine(x: Sums, y: Sums, first: int, last: int, fractional: bool) -> Sums:
@@ -119,23 +126,23 @@ def _combine(x: Sums, y: Sums, first: int, last: int, fractional: bool) -> Sums:
     return Sums(first, plain, shifted)
 
 
-def _trace(root: _Stage, stages: list[_Stage], total: int, shifted: bool) -> dict[tuple[int, int, bool], int]:
+def _trace(root: _Population, joined: list[_Population], total: int, shifted: bool) -> dict[tuple[int, int, bool], int]:
     """Follow the minima back from the whole population to single branches."""
     wanted: dict[int, dict[tuple[int, bool], int]] = defaultdict(lambda: defaultdict(int))
     wanted[id(root)][(total, shifted)] = 1
     shares: dict[tuple[int, int, bool], int] = defaultdict(int)
 
-    def ask(stage: _Stage, index: int, flag: bool, times: int) -> None:
-        if stage.parts is None:
-            shares[(stage.kind, index, flag)] += times
+    def ask(node: _Population, index: int, flag: bool, times: int) -> None:
+        if node.parts is None:
+            shares[(node.kind, index, flag)] += times
         else:
-            wanted[id(stage)][(index, flag)] += times
+            wanted[id(node)][(index, flag)] += times
 
     if root.parts is None:
         ask(root, total, shifted, 1)
-    for stage in reversed(stages):
-        for (index, flag), times in wanted[id(stage)].items():
-            x, y = stage.parts if stage.parts else (stage, stage)
+    for node in reversed(joined):
+        for (index, flag), times in wanted[id(node)].items():
+            x, y = node.parts if node.parts else (node, node)
             choices = [(True, False), (False, True)] if flag else [(False, False)]
             split = min((_split(x.sums, y.sums, index, fx, fy), fx, fy) for fx, fy in choices)
             (_, left), fx, fy = split

@@ -71,11 +71,11 @@ def gradient_norm(problem: DeepLinear, weights: Sequence[np.ndarray]) -> float:
         return float(trees.norm(jax.grad(risk(problem))(tuple(jnp.asarray(W) for W in weights))))
 
 
-def random_start(problem: DeepLinear, key: jax.Array, spread: float = 1.0) -> Weights:
-    """Gaussian weights of variance spread²/d_{i−1}."""
+def random_start(problem: DeepLinear, key: jax.Array) -> Weights:
+    """Gaussian weights of variance 1/d_{i−1}."""
     keys = jax.random.split(key, problem.depth)
     return tuple(
-        spread / shape[1] ** 0.5 * jax.random.normal(k, shape) for k, shape in zip(keys, problem.shapes, strict=True)
+        1 / shape[1] ** 0.5 * jax.random.normal(k, shape) for k, shape in zip(keys, problem.shapes, strict=True)
     )
 
 
@@ -85,7 +85,6 @@ def descend(
     optimizer: optax.GradientTransformation,
     *,
     steps: int,
-    spread: float = 1.0,
 ) -> Descent:
     """Train W_1 … W_H on (4) from random starts, vmapped over seeds.
 
@@ -94,13 +93,12 @@ def descend(
         keys: One key a seed [S].
         optimizer: From optax, with its schedule.
         steps: Gradient steps.
-        spread: Scale of the start.
 
     Raises:
-        ValueError: steps or spread is not positive.
+        ValueError: steps is not positive.
     """
-    if steps < 1 or not spread > 0:
-        raise ValueError(f"steps must be at least 1 and spread positive; got {steps} and {spread}.")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}.")
     with trees.float64():
         value = risk(problem)
 
@@ -111,7 +109,7 @@ def descend(
                 update, memory = optimizer.update(gradient, memory, weights)
                 return (optax.apply_updates(weights, update), memory), before
 
-            start = random_start(problem, key, spread)
+            start = random_start(problem, key)
             (weights, _), values = lax.scan(step, (start, optimizer.init(start)), length=steps)
             return weights, jnp.append(values, value(weights))
 

@@ -111,7 +111,7 @@ CASES: dict[str, tuple[Rule, ...]] = {
         Rule(lambda x: jnp.where(jnp.sqrt(x) >= 0, x, 1 - x), None, 1, False),
         Rule(lambda x: lax.select_n(jnp.clip(x, 0, 2).astype(int), x, x * x, -x), None, 1, False),
         Rule(lambda x: jax.nn.relu(-jnp.log(4e4 * x * x - 0.3 * x + 0.1)), None, 1, False),
-        Rule(lambda x: jax.nn.relu(1 / (x * x - 2 * x + 1.001) - 0.5)),
+        Rule(lambda x: jax.nn.relu(1 / (x * x - 2 * x + 1.001) - 0.5), None, 1, False),  # ill-conditioned secants
     ),
     "convert_element_type": (
         *(Rule(lambda x, t=t: lax.convert_element_type(x, t), None, 1, False) for t in (jnp.bool_, jnp.float32)),

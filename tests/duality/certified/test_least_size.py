@@ -11,8 +11,8 @@ import seeds
 from scipy.optimize import linprog
 
 from landscape.arrays import trees
+from landscape.arrays.chunked import chunked_map
 from landscape.duality.branches import NORMS, Ball, Box, Product, Regulariser, checked_domain, regulariser
-from landscape.duality.certified.branch_and_bound import batched
 from landscape.duality.certified.cutting_planes import Convex
 from landscape.duality.certified.intervals import enclose
 from landscape.duality.certified.least_size import least_size, searched
@@ -41,9 +41,9 @@ def compiled(kind: str):
 def convex(kind: str, A: np.ndarray, b: np.ndarray, domain: Box | Ball) -> Convex:
     value, slope, around = compiled(kind)
     return Convex(
-        lambda w: batched(lambda v: value(v, A, b), 4096, w),
-        lambda w: batched(lambda v: slope(v, A, b), 64, w),
-        lambda lo, hi: batched(lambda low, high: around(low, high, A, b), 512, lo, hi),
+        lambda w: chunked_map(lambda v: value(v, A, b), 4096, w, pad=True),
+        lambda w: chunked_map(lambda v: slope(v, A, b), 64, w, pad=True),
+        lambda lo, hi: chunked_map(lambda low, high: around(low, high, A, b), 512, lo, hi, pad=True),
         domain,
     )
 

@@ -1,0 +1,113 @@
+"""Networks at random parameters and inputs: what changes their outputs there is no symmetry."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from landscape.arrays import trees
+from landscape.compiler.flatten import coarsest
+
+Params = Any
+RANDOM = 24
+"""Examples of normal random numbers besides those that come from the data."""
+DRAWS = 10
+"""Draws of parameters after which a network is left whose outputs are all zero or none is finite."""
+COARSEST = 0.02
+"""Half precision rounds by more; a permutation that is no symmetry changes outputs by more."""
+
+
+class Wide:
+    """A function of arrays, computed in float64 where it can be traced so, and otherwise as it is.
+
+    Attributes:
+        epsilon: The rounding of the coarsest floating-point type in it.
+    """
+
+    def __init__(self, f: Callable[..., Any], *like: Any) -> None:
+        self._f, self._like = f, like
+        try:
+            self._settle(True)
+        except Exception:  # programs that fix their types refuse others each in its own way
+            self._settle(False)
+
+    def _settle(self, wide: bool) -> None:
+        """Trace the function in float64, or as it is."""
+        with trees.float64() if wide else nullcontext():
+            closed = jax.make_jaxpr(self._f)(*jax.tree.map(lambda leaf: _shape(leaf, wide), self._like))
+        self._wide, self._run, self.epsilon = wide, jax.jit(self._f), float(jnp.finfo(coarsest(closed)).eps)
+
+    def __call__(self, *args: Any) -> Any:
+        """The values for arrays of the same shapes, as float64."""
+        try:
+            return self._values(args)
+        except Exception:  # what is called on the host may have types of its own
+            if not self._wide:
+                raise
+            self._settle(False)
+            return self._values(args)
+
+    def _values(self, args: Any) -> Any:
+        given = jax.tree.map(lambda leaf, like: _cast(leaf, like.dtype, self._wide), args, self._like)
+        context = trees.float64() if self._wide else jax.default_matmul_precision("highest")
+        with context:
+            return jax.tree.map(lambda y: np.asarray(y, np.float64), self._run(*given))
+
+
+def _shape(leaf: Any, wide: bool) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(np.shape(leaf), np.float64 if wide and trees.is_parameter(leaf) else leaf.dtype)
+
+
+def _cast(leaf: Any, dtype: Any, wide: bool) -> Any:
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return np.asarray(leaf, np.float64 if wide else dtype) if floating else leaf
+
+
+class Probe:
+    """A network at parameters that have only their shapes and signs from those given.
+
+    Attributes:
+        params: Random parameters.
+        x: Inputs [N, ...].
+        tolerance: The relative change of outputs that rounding explains.
+    """
+
+    def __init__(self, outputs: Wide, params: Params, x: Any, rng: np.random.Generator) -> None:
+        self.x, self._outputs = x, outputs
+        self.tolerance = min(max(1e-9, 100 * outputs.epsilon), COARSEST)
+        for _ in range(DRAWS):
+            self.params = jax.tree.map(lambda leaf: _drawn(rng, leaf), params)
+            self._before = outputs(self.params, x)
+            self._finite = np.isfinite(self._before)
+            if np.any(self._before[self._finite]):
+                break
+
+    def change(self, params: Params) -> float:
+        """The largest change of an output relative to the largest output; infinite where nothing can be compared."""
+        if not self._finite.any():
+            return np.inf
+        away = np.abs(self._outputs(params, self.x) - self._before)[self._finite].max()
+        size = np.abs(self._before[self._finite]).max()
+        return float(away / size) if np.isfinite(away) and size > 0 else np.inf
+
+
+def inputs(x: Any, rng: np.random.Generator) -> Any:
+    """The examples x [N, ...], and more with random numbers in their place; integers are repeated."""
+    return jax.tree.map(lambda leaf: _inputs(rng, np.asarray(leaf)), x)
+
+
+def _drawn(rng: np.random.Generator, leaf: Any) -> np.ndarray:
+    """Random numbers for a leaf; positive where all of its are, as variances must be; counters as they are."""
+    if not trees.is_parameter(leaf):
+        return np.asarray(leaf)
+    fan_in = max(1, np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 1
+    numbers = rng.normal(size=leaf.shape)
+    return np.exp(numbers / 2) if np.all(np.asarray(leaf) > 0) else numbers / np.sqrt(fan_in)
+
+
+def _inputs(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+    more = np.resize(x, (RANDOM, *x.shape[1:]))
+    return np.concatenate([x, rng.normal(size=more.shape).astype(x.dtype) if trees.is_parameter(x) else more])
