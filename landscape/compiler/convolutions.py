@@ -47,17 +47,12 @@ def _plain(e: Equation) -> bool:
     if e.primitive.name != "conv_general_dilated" or not jnp.issubdtype(_image(e).dtype, jnp.floating):
         return False
     one_group = e.params["feature_group_count"] == e.params["batch_group_count"] == 1
-    return (
-        one_group and set(e.params["lhs_dilation"]) == {1} and 0 not in (*_image(e).shape, *_aval(e.outvars[0]).shape)
-    )
+    out: Any = e.outvars[0].aval
+    return one_group and set(e.params["lhs_dilation"]) == {1} and 0 not in (*_image(e).shape, *out.shape)
 
 
 def _image(e: Equation) -> Any:
-    return _aval(e.invars[0])
-
-
-def _aval(variable: Any) -> Any:
-    return variable.aval
+    return e.invars[0].aval
 
 
 def product_with_patches(e: Equation, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -103,15 +98,17 @@ def _channels_last(e: Equation, x: jax.Array, kernel: jax.Array) -> tuple[jax.Ar
 
 def _windows(e: Equation, x: jax.Array, axis: int, at: int) -> jax.Array:
     """The values under the window along one axis of space, which is axis `at` of x, beside each other as channels."""
-    size = _aval(e.invars[1]).shape[e.params["dimension_numbers"].rhs_spec[2 + axis]]
+    kernel: Any = e.invars[1].aval
+    size = kernel.shape[e.params["dimension_numbers"].rhs_spec[2 + axis]]
     return jnp.concatenate([_shifted(e, x, axis, at, i) for i in range(size)], -1)
 
 
 def _shifted(e: Equation, x: jax.Array, axis: int, at: int, i: int) -> jax.Array:
     """What position i of the window sees along one axis of space, which is axis `at` of x."""
     left, right, _ = e.params["dimension_numbers"]
+    kernel: Any = e.invars[1].aval
     size, stride, spread = (
-        _aval(e.invars[1]).shape[right[2 + axis]],
+        kernel.shape[right[2 + axis]],
         e.params["window_strides"][axis],
         e.params["rhs_dilation"][axis],
     )
