@@ -11,6 +11,7 @@ from jax import lax
 from landscape.networks import Network, from_flax, mlp_branch, one_example, recurrent_branch
 from landscape.symmetry import matching
 from landscape.symmetry.blocks import generators
+from landscape.symmetry.probes import Branch
 from landscape.symmetry.symmetries import find
 
 RELU = jax.nn.relu
@@ -232,7 +233,7 @@ def traced(network, shape, seed):
     """A network of one example, parameters, examples, and its symmetries."""
     params, x = network.init(jax.random.key(seed)), examples(shape, seed)
     one = one_example(network, params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
-    return one, params, x, find(one, params, x, seed=seed)
+    return one, params, x, find(Branch(one, params, x, seed), seed=seed)
 
 
 @pytest.mark.parametrize("name", FOUND)
