@@ -63,7 +63,7 @@ def kinds_of(network: MultiBranch, params: Params, x: Any) -> list[Kind]:
     """
     few, found = jax.tree.map(lambda leaf: np.asarray(on_disk.rows(leaf, slice(FEW))), x), []
     for (branch, w), count in zip(network.groups(params), network.counts, strict=True):
-        one = jax.tree.map(lambda leaf: np.asarray(leaf[0]), w)
+        one = jax.tree.map(lambda leaf: np.asarray(leaf)[0], w)
         example = Signature.of(jax.tree.map(lambda leaf: leaf[0], few))
         found.append(Kind(count, *_found(_Case(branch, Signature.of(one), example, one, few))))
     return found
