@@ -286,6 +286,16 @@ def test_what_pins_is_named(seed):
     assert traced(network, (5,), seed)[3].unknown == {"fft": 1}
 
 
+def test_what_is_read_for_its_shape_alone_ties_nothing(seed):
+    """As masks are made from the first feature of every token."""
+
+    def apply(w, x):
+        h = jnp.tanh(x.reshape(5) @ w["a"])
+        return (h * jnp.ones_like(jnp.sort(h)[:1])) @ w["b"]
+
+    assert [s.size for s in traced(made(apply, a=(5, 4), b=(4, 3)), (5,), seed)[3].found] == [4]
+
+
 def test_half_precision_and_fixed_types(seed):
     """Programs that round to bfloat16, or that refuse float64, are verified in their own types."""
 
