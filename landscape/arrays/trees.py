@@ -99,7 +99,7 @@ class Affine(NamedTuple):
     u: Tree
     v: Tree
 
-    def at(self, ab: Sequence[Any]) -> Tree:
+    def at(self, ab: Any) -> Tree:
         """The tree w(a, b); leaves that are no parameters are those of the origin."""
         return _map(lambda u, v, o: o + ab[0] * u + ab[1] * v, self.u, self.v, self.origin)
 

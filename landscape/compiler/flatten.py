@@ -24,7 +24,7 @@ class How(NamedTuple):
         inference: Whether functions with a derivative of their own (`custom_jvp`, `custom_vjp`) are entered too. The
             result then loses these derivatives; otherwise such functions stay whole.
         patches: Whether convolutions of one example become products with its patches.
-        rows: Whether convolutions of few channels become products with their rows.
+        rows: Whether convolutions of few channels become products with their rows, and others have their channels last.
     """
 
     inference: bool = False
@@ -110,6 +110,8 @@ def _inline(jaxpr: jcore.Jaxpr, consts: Sequence[Any], values: Sequence[Any], ho
             return [convolutions.product_with_patches(e, *inputs)]
         if how.rows and convolutions.of_few_channels(e):
             return [convolutions.product_of_rows(e, *inputs)]
+        if how.rows and convolutions.in_another_layout(e):
+            return [convolutions.with_channels_last(e, *inputs)]
         return as_function(e)(*inputs)
 
     env = interpret(jaxpr.eqns, _bound(jaxpr, consts, values), rule)

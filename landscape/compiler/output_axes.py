@@ -51,7 +51,7 @@ ACTIVE = _Fact((), True)
 
 @dataclass
 class _Uses:
-    """How a parameter is used: output axes in products (None if unclear) and lookups; entry by entry, in loops."""
+    """How one parameter is used: its output axes in products (None if unclear) and lookups; entries, axes of loops."""
 
     products: set[Axes | None] = field(default_factory=set)
     lookups: set[Axes | None] = field(default_factory=set)
@@ -72,7 +72,7 @@ def output_axes(closed: jcore.ClosedJaxpr, parameters: int) -> list[Units]:
     [Units(axes=frozenset({0}), vector=False)]
     """
     uses = [_Uses() for _ in range(parameters)]
-    shapes = [v.aval.shape for v in closed.jaxpr.invars[:parameters]]
+    shapes = [_shape(v) for v in closed.jaxpr.invars[:parameters]]
     given = [_Fact((_Image(n, _own(shape)),)) for n, shape in enumerate(shapes)]
     _walk(closed.jaxpr, [*given, *[ACTIVE] * (len(closed.jaxpr.invars) - parameters)], uses)
     return [_found(use, shape) for use, shape in zip(uses, shapes, strict=True)]
@@ -89,6 +89,10 @@ def _found(use: _Uses, shape: Sequence[int]) -> Units:
 
 def _own(shape: Sequence[int]) -> tuple[Axes, ...]:
     return tuple(frozenset({d}) for d in range(len(shape)))
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape
 
 
 def _walk(jaxpr: Any, given: Sequence[_Fact], uses: list[_Uses]) -> list[_Fact]:
@@ -117,7 +121,7 @@ def _outputs(e: Equation, facts: list[_Fact], uses: list[_Uses]) -> Sequence[_Fa
         return [_convolution(e, facts, uses)]
     if name in ("gather", "dynamic_slice"):
         return [_lookup(e, facts, uses)]
-    return [_moved(e, facts, uses, outvar.aval.shape) for outvar in e.outvars]
+    return [_moved(e, facts, uses, _shape(outvar)) for outvar in e.outvars]
 
 
 def _called(e: Equation) -> Any:
@@ -181,10 +185,10 @@ def _apart(image: _Image, free: Sequence[int]) -> Axes | None:
 
 def _lookup(e: Equation, facts: list[_Fact], uses: list[_Uses]) -> _Fact:
     """A slice of a parameter where the place is fixed; else the rows of a table, whose other axes count the units."""
-    table, shape, sizes = facts[0], e.invars[0].aval.shape, e.params["slice_sizes"]
+    table, shape, sizes = facts[0], _shape(e.invars[0]), e.params["slice_sizes"]
     kept, where, several = range(len(shape)), range(len(shape)), False
     if e.primitive.name == "gather":
-        numbers, index = e.params["dimension_numbers"], e.invars[1].aval.shape
+        numbers, index = e.params["dimension_numbers"], _shape(e.invars[1])
         gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
         kept, where = [d for d in kept if d not in gone], numbers.offset_dims
         several = math.prod(index[:-1]) > 1
@@ -193,7 +197,7 @@ def _lookup(e: Equation, facts: list[_Fact], uses: list[_Uses]) -> _Fact:
             uses[image.leaf].lookups.add(_apart(image, [d for d in kept if sizes[d] == shape[d]]))
         return ACTIVE
     place = dict(zip(where, kept, strict=True))
-    rank = len(e.outvars[0].aval.shape)
+    rank = len(_shape(e.outvars[0]))
 
     def sliced(axes: tuple[Axes, ...]) -> tuple[Axes, ...]:
         return tuple(axes[place[d]] if d in place else NONE for d in range(rank))
@@ -207,7 +211,7 @@ def _moved(e: Equation, facts: list[_Fact], uses: list[_Uses], shape: tuple[int,
     if any(fact.active for fact in facts):
         _entries(facts, uses)
         return ACTIVE
-    pairs = [(image, v.aval.shape) for v, fact in zip(e.invars, facts, strict=True) for image in fact.images]
+    pairs = [(image, _shape(v)) for v, fact in zip(e.invars, facts, strict=True) for image in fact.images]
     found = [(image, _axes(e, image.axes, old, shape)) for image, old in pairs]
     return _Fact(tuple(_Image(i.leaf, axes, i.outer | _lost(i.axes, axes)) for i, axes in found if axes is not None))
 

@@ -78,7 +78,6 @@ def evaluate(
             that does not fit the memory, a function that is not deterministic or returns no scalars, or a tolerance
             that is no positive number or share, or was given with a function.
     """
-    used = {"devices": tuple(devices)} if devices else {}
     execution = Execution(
         precision=precision,
         memory=memory,
@@ -89,8 +88,9 @@ def evaluate(
         directory=Path(directory) if directory else None,
         progress=progress,
         check_stop=check_stop,
-        **used,
     )
+    if devices:
+        execution = replace(execution, devices=tuple(devices))
     if not isinstance(problem, Problem):
         check_solutions(plane.origin, plane.u, plane.v)
         plane = of_read(problem, plane, rebuild=grid is None)

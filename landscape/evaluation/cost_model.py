@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from landscape.arrays import trees
 from landscape.arrays.hardware import GIB, cache_bytes
 from landscape.compiler import staged
-from landscape.compiler.analysis import Cost
+from landscape.compiler.costs import Cost
 from landscape.evaluation.grid_loop import Tile
 from landscape.networks import MultiBranch
 

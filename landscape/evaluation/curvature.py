@@ -46,7 +46,7 @@ class Curvature(NamedTuple):
     def eigenvalues(self) -> np.ndarray:
         """The smaller and the larger principal curvature, [A, B, 2]; on orthonormal axes per distance squared."""
         finite = np.isfinite(self.hessian).all((-2, -1), keepdims=True)
-        return np.where(finite[..., 0], np.linalg.eigvalsh(np.where(finite, self.hessian, 0)), np.nan)
+        return np.where(np.squeeze(finite, -1), np.linalg.eigvalsh(np.where(finite, self.hessian, 0)), np.nan)
 
     def layers(self) -> dict[str, np.ndarray]:
         """Named quantities [A, B] for a `Surface`; the slope only where there is a reason not to show curvature."""

@@ -109,7 +109,7 @@ def point_sums(
     if prefix:
         sums = lax.fori_loop(0, chunks[0], chunk_at_all_points, start)
     else:
-        sums, _ = lax.fori_loop(0, turns, point, (start, jnp.zeros(examples[2].weight.shape, forward.dtype)))
+        sums, _ = lax.fori_loop(0, turns, point, (start, jnp.zeros(len(data[2].weight), forward.dtype)))
     return sums.reshape(-1, start.shape[-1]).T
 
 
@@ -134,7 +134,7 @@ class _Forward(NamedTuple):
         example = jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape[1:], t.dtype), x)
         kinds = staged.whole(network, params, example, n, rows=jax.default_backend() == "cpu")
         outs = [kind.closed.out_avals[0] for kind in kinds]
-        shape = (n, *jnp.broadcast_shapes(*(out.shape[1:] for out in outs)))
+        shape = (n, *map(int, jnp.broadcast_shapes(*(out.shape[1:] for out in outs))))
         return cls(network, kinds, shape, jnp.result_type(jnp.zeros(()), *(out.dtype for out in outs)))
 
     def outputs(self, params: Tree, x: Any) -> jax.Array:

@@ -18,6 +18,8 @@ ORDER_SEED = 0
 """Seed of the random order of the examples, recorded with every surface that stops at a tolerance."""
 BLOCKS_AT_LEAST = 50
 """Blocks that the examples are divided into at least, where there are as many chunks, to stop at a tolerance."""
+WORTH_THREADS = 1e9
+"""Operations below which one thread is as fast as one a core."""
 SHARE_OF_EXAMPLES = 8
 """A block of examples takes at most the memory divided by this."""
 
@@ -55,17 +57,29 @@ class ExampleLayout(NamedTuple):
 
 
 def layout_for(
-    problem: Problem, plan: cost_model.Plan, execution: Execution, planes: int, whole: bool
+    problem: Problem, plan: cost_model.Plan, execution: Execution, planes: int, whole: bool = False
 ) -> ExampleLayout:
-    chunks, workers = -(-len(problem.data) // plan.tile.examples), execution.workers // plan.branch_shards
+    """The layout of the examples for R planes at a time.
+
+    Args:
+        problem: The data.
+        plan: Of one of the surfaces.
+        execution: How to run.
+        planes: R.
+        whole: Take all examples as one block.
+    """
+    operations = max(planes * plan.operations / plan.branch_shards, 1)
+    threaded = operations >= WORTH_THREADS or execution.threads
+    workers = (execution.workers if threaded else len(execution.devices)) // plan.branch_shards
+    chunks = -(-len(problem.data) // plan.tile.examples)
     sharing = max(d for d in range(1, workers + 1) if workers % d == 0 and d <= chunks)
     both = sharing, workers // sharing
     on_devices, in_threads = (both, (1, 1)) if len(execution.devices) > 1 else ((1, 1), both)
     mesh = hardware.mesh(execution.devices, points=on_devices[1], examples=on_devices[0], branches=plan.branch_shards)
-    operations = max(planes * plan.operations / plan.branch_shards, 1)
     aim = math.inf if whole else OPERATIONS_A_BLOCK.get(execution.platform, 1e11) * chunks / operations
-    room = execution.budget // (SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples)
-    aim = aim if whole else max(1, min(aim, room // sharing))
+    if not whole:
+        one = SHARE_OF_EXAMPLES * trees.nbytes(problem.data.example) * plan.tile.examples * sharing
+        aim = max(1, min(aim, execution.budget // one))
     if execution.tolerance is not None:
         aim = min(aim, max(1, len(problem.data) // (BLOCKS_AT_LEAST * sharing * plan.tile.examples)))
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))

@@ -41,7 +41,8 @@ def of_function(f: Callable[[Params], Any], path: Path) -> Parameters:
         every = checkpoints.read(path, everything=True).solutions[0]
         leaves, structure = jax.tree_util.tree_flatten_with_path(every)
         free = [n for n, read in enumerate(read_by(f, every)) if read]
-    except Exception:  # a function that does not take this tree raises its own error when it is called
+    except Exception:  # whatever a stranger's function raises where it does not take this tree
+        _refuse_misfit(f, plain, path)
         return Parameters(plain, lambda w: w)
     if not free or len(free) == len(leaves):
         return Parameters(plain, lambda w: w)
@@ -51,6 +52,24 @@ def of_function(f: Callable[[Params], Any], path: Path) -> Parameters:
         return structure.unflatten([given.get(jax.tree_util.keystr(where), leaf) for where, leaf in leaves])
 
     return Parameters(_pruned(every, {jax.tree_util.keystr(leaves[n][0]) for n in free}), whole)
+
+
+def _refuse_misfit(f: Callable[[Params], Any], tree: Params, path: Path) -> None:
+    """Refuse a checkpoint that a function cannot be called with.
+
+    Raises:
+        ValueError: The function raises something.
+    """
+    try:
+        jax.eval_shape(f, tree)
+    except Exception as error:
+        names = [jax.tree_util.keystr(where) for where, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        more = f" and {len(names) - 4} more" if names[4:] else ""
+        text = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"The function cannot be called with what {path} holds, {', '.join(names[:4])}{more} "
+            f"({type(error).__name__}: {text}).\n  Of a training state it is given the parameters alone."
+        ) from error
 
 
 def _pruned(tree: Any, kept: set[str], where: tuple[Any, ...] = ()) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from landscape.arrays import trees
 from landscape.arrays.chunked import chunked_sum
@@ -210,7 +211,7 @@ class MultiBranch:
 
     def init(self, key: jax.Array) -> Params:
         """Independent initial parameters for every branch, [I, ...]."""
-        if self.total <= ONE_BY_ONE and not isinstance(key, jax.core.Tracer):
+        if self.total <= ONE_BY_ONE and not isinstance(key, Tracer):
             return self._init(key, lambda f, keys: trees.stack([f(k) for k in keys]))
         return self._compiled_init(key)
 

@@ -213,7 +213,7 @@ def _random(static: Static, keys: jax.Array) -> Params:
 def advance(static: Static, state: State, keys: jax.Array, data: Dataset, start: Any, stop: Any) -> State:
     """Steps start … stop − 1 of every seed."""
     examples = len(data.y)
-    count = examples // static.batch_size
+    count, streamed = examples // static.batch_size, on_disk.any_streamed(data.x)
 
     def shuffled(key: jax.Array, epoch: jax.Array) -> jax.Array:
         return jax.random.permutation(jax.random.fold_in(key, epoch), examples).astype(jnp.int32)
@@ -221,15 +221,29 @@ def advance(static: Static, state: State, keys: jax.Array, data: Dataset, start:
     def ordered(t: jax.Array, key: jax.Array, order: jax.Array) -> tuple[jax.Array, Any]:
         order = lax.cond(t % count == 0, shuffled, lambda *_: order, key, t // count)
         chosen = lax.dynamic_slice_in_dim(order, t % count * static.batch_size, static.batch_size)
-        return order, on_disk.at((data.x, data.y, data.weight), chosen)
+        return order, chosen if streamed else jax.tree.map(lambda x: x[chosen], (data.x, data.y, data.weight))
 
     def step(t: jax.Array, state: State) -> State:
         order, batch = jax.vmap(ordered, (None, 0, 0))(t, keys, state.order)
+        batch = _read(static, data, batch) if streamed else batch
         slope = _slopes(static, state.params, batch)
         update, optimizer = jax.vmap(static.optimizer.update)(slope, state.optimizer, state.params)
         return State(optax.apply_updates(state.params, update), optimizer, order)
 
     return _settled(static, lax.fori_loop(start, stop, step, state))
+
+
+def _read(static: Static, data: Dataset, chosen: jax.Array) -> Any:
+    """The minibatches [S, B, ...] of data on disk at positions [S, B]; each device calls for those of its own seeds."""
+    where = P("seeds")
+    run = jax.shard_map(
+        lambda data, chosen: on_disk.at((data.x, data.y, data.weight), chosen),
+        mesh=static.mesh,
+        in_specs=(P(), where),
+        out_specs=where,
+        check_vma=False,
+    )
+    return run(data, chosen)
 
 
 def _slopes(static: Static, params: Params, batch: Any) -> Params:

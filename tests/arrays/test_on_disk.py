@@ -116,4 +116,4 @@ print(peak() - begun)
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
 def test_the_memory_of_a_process_stays_far_below_the_data(tmp_path) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert float(done.stdout) < 300, done.stdout
+    assert float(done.stdout) < 400, done.stdout

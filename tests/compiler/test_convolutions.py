@@ -67,6 +67,20 @@ def test_in_one_and_three_dimensions(layout, window) -> None:
     check(ROWS, *drawn(layout, 1, 2, window), window_strides=strides, padding="SAME", dimension_numbers=layout)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("groups", [{}, {"feature_group_count": 4}, {"batch_group_count": 4}, {"lhs_dilation": (2, 1)}])
+def test_channels_are_put_last(layout, groups: dict[str, Any]) -> None:
+    kernel, x = drawn(layout, 16, 4, {"H": 3, "W": 2, "I": 4 if "feature_group_count" in groups else 16})
+    options = {"window_strides": (2, 1), "padding": [(1, 0), (0, 2)], "rhs_dilation": (1, 2)} | groups
+
+    def f(kernel: jax.Array, x: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, **options, dimension_numbers=layout)
+
+    closed = flatten.flat(jax.make_jaxpr(f)(kernel, x), ROWS)
+    assert "lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2)" in str(closed)
+    np.testing.assert_allclose(jcore.jaxpr_as_fun(closed)(kernel, x)[0], f(kernel, x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("why", ["channels", "groups", "batch groups", "transposed", "integers"])
 def test_other_convolutions_are_left_alone(why: str) -> None:
     layout = LAYOUTS[0]

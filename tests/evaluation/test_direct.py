@@ -16,6 +16,7 @@ from landscape.arrays import trees
 from landscape.evaluation import cost_model, direct, example_layout, sharded, surface_on
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
+from landscape.evaluation.moments import Weights
 from landscape.files import atomic
 from landscape.networks import Network
 
@@ -184,7 +185,8 @@ def test_the_bytes_planned_are_those_compiled(branch: str) -> None:
     plan = sharded.plan_for(problem, plane, ls.Grid(np.arange(9.0), np.arange(9.0)), Execution(devices=ONE))
     n = plan.tile.examples
     data = jax.tree.map(lambda t: jax.ShapeDtypeStruct((4 * n, *t.shape[1:]), t.dtype), problem.data)
-    inputs = (data.x, data.y, data.weight, jax.ShapeDtypeStruct((1,), "i4"))
+    weights = Weights(data.weight, jax.ShapeDtypeStruct((4 * n,), "i4"))
+    inputs = (data.x, data.y, weights, jax.ShapeDtypeStruct((1,), "i4"))
     points = jax.ShapeDtypeStruct((81, 2), "f4"), jax.ShapeDtypeStruct((1,), "i4")
     run = jax.jit(lambda *args: direct.point_sums(network, [problem.loss], *args, plan.tile, plan.route.prefix)).lower(
         plane.affine, inputs, points
