@@ -12,6 +12,7 @@ from landscape.arrays import on_disk
 from landscape.arrays.trees import Signature
 from landscape.networks import MultiBranch, Network, one_example
 from landscape.symmetry import pooling, rescaling, symmetries
+from landscape.symmetry.probes import Branch
 from landscape.symmetry.rescaling import Rescaling
 from landscape.symmetry.symmetries import Symmetries
 
@@ -42,7 +43,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Branch:
+class _Case:
     """A branch with one set of its parameters and a few examples; equal where the function and shapes are."""
 
     network: Network
@@ -62,18 +63,17 @@ def kinds_of(network: MultiBranch, params: Params, x: Any) -> list[Kind]:
     """
     few, found = jax.tree.map(lambda leaf: np.asarray(on_disk.rows(leaf, slice(FEW))), x), []
     for (branch, w), count in zip(network.groups(params), network.counts, strict=True):
-        one = jax.tree.map(lambda leaf: np.asarray(leaf[0]), w)
+        one = jax.tree.map(lambda leaf: np.asarray(leaf)[0], w)
         example = Signature.of(jax.tree.map(lambda leaf: leaf[0], few))
-        found.append(Kind(count, *_found(_Branch(branch, Signature.of(one), example, one, few))))
+        found.append(Kind(count, *_found(_Case(branch, Signature.of(one), example, one, few))))
     return found
 
 
 @lru_cache(64)
-def _found(branch: _Branch) -> tuple[Symmetries, tuple[Rescaling, ...], bool]:
-    one = one_example(branch.network, branch.params, branch.example.tree())
-    found = symmetries.find(one, branch.params, branch.x)
-    rescalings = rescaling.find(one, branch.params, branch.x, found)
-    return found, rescalings, pooling.pools(one, branch.params, branch.x, found)
+def _found(case: _Case) -> tuple[Symmetries, tuple[Rescaling, ...], bool]:
+    branch = Branch(one_example(case.network, case.params, case.example.tree()), case.params, case.x)
+    found = symmetries.find(branch)
+    return found, rescaling.find(branch, found), pooling.pools(branch, found)
 
 
 def lines(kind: Kind) -> list[str]:

@@ -5,41 +5,34 @@ which only add up.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
 from landscape.symmetry.blocks import Blocks, Symmetry, generators
-from landscape.symmetry.probes import Probe, Wide, inputs
-from landscape.symmetry.symmetries import One, Symmetries
+from landscape.symmetry.probes import Branch, Probe
+from landscape.symmetry.symmetries import Symmetries
 
-Params = Any
 Array = np.ndarray
 
 
-def pools(one: One, params: Params, x: Any, symmetries: Symmetries, *, seed: int = 0) -> bool:
+def pools(branch: Branch, symmetries: Symmetries, *, seed: int = 0) -> bool:
     """Whether the sum of two branches stays as it is when units change places between them, on random numbers.
 
     Args:
-        one: A branch on one example.
-        params: Its parameters.
-        x: A few examples [N, ...].
+        branch: The branch.
         symmetries: Those of one branch.
         seed: Of the random numbers.
     """
     blocks = [block for block, _ in symmetries.found[0].members] if symmetries.found else []
     if len(symmetries.found) != 1 or symmetries.found[0].within or len(set(blocks)) < len(blocks):
         return False
-    rng, (symmetry,) = np.random.default_rng(seed), symmetries.found
-    two, x = jax.tree.map(lambda leaf: np.stack([leaf] * 2), params), inputs(x, rng)
-    total = Wide(lambda w, x: jax.vmap(jax.vmap(one, (None, 0)), (0, None))(w, x).sum(0), two, x)
-    probe = Probe(total, two, x, rng)
-    exploded = symmetries.layout.explode(probe.params, 1)
-    units = pooled(exploded, symmetry)
+    rng, (symmetry,), layout = np.random.default_rng(seed), symmetries.found, symmetries.layout
+    probe = Probe(branch, rng, count=2)
+    both = [np.stack(pair) for pair in zip(*map(layout.explode, probe.params), strict=True)]
+    units = pooled(both, symmetry)
     for order in generators(rng, 2 * symmetry.size):
-        moved = apart([unit[order] for unit in units], exploded, symmetry)
-        if probe.change(symmetries.layout.assemble(moved, 1)) > probe.tolerance:
+        moved = apart([unit[order] for unit in units], both, symmetry)
+        if probe.change([layout.assemble([b[k] for b in moved]) for k in range(2)]) > branch.tolerance:
             return False
     return True
 

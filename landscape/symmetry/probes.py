@@ -1,6 +1,6 @@
 """Networks at random parameters and inputs: what changes their outputs there is no symmetry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,6 +12,8 @@ from landscape.arrays import trees
 from landscape.compiler.flatten import coarsest
 
 Params = Any
+One = Callable[[Params, Any], Any]
+"""A network on one example, params, x [...] -> outputs."""
 RANDOM = 24
 """Examples of normal random numbers besides those that come from the data."""
 DRAWS = 10
@@ -66,37 +68,60 @@ def _cast(leaf: Any, dtype: Any, wide: bool) -> Any:
     return np.asarray(leaf, np.float64 if wide else dtype) if floating else leaf
 
 
-class Probe:
-    """A network at parameters that have only their shapes and signs from those given.
+class Branch:
+    """A network on one example that is tried on numbers, compiled once.
 
     Attributes:
-        params: Random parameters.
-        x: Inputs [N, ...].
-        tolerance: The relative change of outputs that rounding explains.
+        one: params, x [...] -> outputs.
+        params: Its parameters, whose shapes and signs random ones have.
+        x: Examples [N, ...]: those given, and as many as RANDOM with random numbers in their place, unless integers.
+        outputs: The outputs for x, in float64 where possible.
     """
 
-    def __init__(self, outputs: Wide, params: Params, x: Any, rng: np.random.Generator) -> None:
-        self.x, self._outputs = x, outputs
-        self.tolerance = min(max(1e-9, 100 * outputs.epsilon), COARSEST)
+    def __init__(self, one: One, params: Params, x: Any, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.one, self.params = one, params
+        self.x = jax.tree.map(lambda leaf: _inputs(rng, np.asarray(leaf)), x)
+        self.outputs = Wide(jax.vmap(one, (None, 0)), params, self.x)
+
+    @property
+    def tolerance(self) -> float:
+        """The relative change of outputs that rounding explains."""
+        return min(max(1e-9, 100 * self.outputs.epsilon), COARSEST)
+
+    def drawn(self, rng: np.random.Generator) -> Params:
+        """Random parameters."""
+        return jax.tree.map(lambda leaf: _drawn(rng, leaf), self.params)
+
+
+class Probe:
+    """Branches at random parameters: what changes the sum of their outputs there is no symmetry.
+
+    Attributes:
+        branch: The branch.
+        params: Random parameters of one or several such branches.
+        x: Examples [N, ...].
+    """
+
+    def __init__(self, branch: Branch, rng: np.random.Generator, count: int = 1, x: Any = None) -> None:
+        self.branch, self.x = branch, branch.x if x is None else x
         for _ in range(DRAWS):
-            self.params = jax.tree.map(lambda leaf: _drawn(rng, leaf), params)
-            self._before = outputs(self.params, x)
+            self.params = [branch.drawn(rng) for _ in range(count)]
+            self._before = self._sum(self.params)
             self._finite = np.isfinite(self._before)
             if np.any(self._before[self._finite]):
                 break
 
-    def change(self, params: Params) -> float:
+    def _sum(self, params: Sequence[Params]) -> np.ndarray:
+        return np.sum([self.branch.outputs(w, self.x) for w in params], axis=0)
+
+    def change(self, params: Sequence[Params]) -> float:
         """The largest change of an output relative to the largest output; infinite where nothing can be compared."""
         if not self._finite.any():
             return np.inf
-        away = np.abs(self._outputs(params, self.x) - self._before)[self._finite].max()
+        away = np.abs(self._sum(params) - self._before)[self._finite].max()
         size = np.abs(self._before[self._finite]).max()
         return float(away / size) if np.isfinite(away) and size > 0 else np.inf
-
-
-def inputs(x: Any, rng: np.random.Generator) -> Any:
-    """The examples x [N, ...], and more with random numbers in their place; integers are repeated."""
-    return jax.tree.map(lambda leaf: _inputs(rng, np.asarray(leaf)), x)
 
 
 def _drawn(rng: np.random.Generator, leaf: Any) -> np.ndarray:

@@ -13,8 +13,8 @@ import numpy as np
 
 from landscape.arrays import trees
 from landscape.symmetry.blocks import Blocks, Layout, Symmetry, rows
-from landscape.symmetry.probes import Probe, Wide
-from landscape.symmetry.symmetries import One, Symmetries, inputs
+from landscape.symmetry.probes import Branch, Probe, Wide
+from landscape.symmetry.symmetries import Symmetries
 
 Params = Any
 Array = np.ndarray
@@ -57,25 +57,21 @@ class Rescaling(NamedTuple):
         return np.stack(found)
 
 
-def find(one: One, params: Params, x: Any, symmetries: Symmetries, *, seed: int = 0) -> tuple[Rescaling, ...]:
+def find(branch: Branch, symmetries: Symmetries, *, seed: int = 0) -> tuple[Rescaling, ...]:
     """All rescalings of the units found, verified with factors far from one on random numbers.
 
     Args:
-        one: The network on one example.
-        params: Its parameters.
-        x: A few examples [N, ...].
+        branch: The network.
         symmetries: Its permutations.
         seed: Of the random numbers.
     """
     if not symmetries.found:
         return ()
     rng, layout = np.random.default_rng(seed), symmetries.layout
-    x = jax.tree.map(lambda leaf: _stretched(rng, leaf), inputs(x, rng))
-    outputs = Wide(jax.vmap(one, (None, 0)), params, x)
-    probe = Probe(outputs, params, x, rng)
-    tolerance = np.sqrt(outputs.epsilon)
+    probe = Probe(branch, rng, x=jax.tree.map(lambda leaf: _stretched(rng, leaf), branch.x))
+    tolerance = np.sqrt(branch.outputs.epsilon)
     try:
-        derivatives = _derivatives(one, probe, layout, rng)
+        derivatives = _derivatives(probe, layout, rng)
     except Exception:  # programs without a derivative say so each in its own way
         return ()
     found = []
@@ -94,19 +90,20 @@ def _stretched(rng: np.random.Generator, x: Array) -> Array:
     return x * 10 ** rng.uniform(-1, 3, (len(x), *(1,) * (x.ndim - 1))).astype(x.dtype)
 
 
-def _derivatives(one: One, probe: Probe, layout: Layout, rng: np.random.Generator) -> list[Blocks]:
+def _derivatives(probe: Probe, layout: Layout, rng: np.random.Generator) -> list[Blocks]:
     """Blocks [1, ...] of w ∂⟨g, f⟩/∂w for random directions g, one example after the other."""
+    one, (params,) = probe.branch.one, probe.params
     first = jax.tree.map(lambda leaf: leaf[0], probe.x)
-    g: Any = jax.eval_shape(one, probe.params, first)
+    g: Any = jax.eval_shape(one, params, first)
 
     def pulled(w: Params, x: Any, g: Any) -> Params:
         gradient = jax.grad(lambda v: jnp.vdot(g, one(v, x)), allow_int=True)(w)
         return jax.tree.map(lambda a, b: a * b if trees.is_parameter(a) else jnp.zeros(a.shape), w, gradient)
 
-    f, found = Wide(pulled, probe.params, first, g), []
+    f, found = Wide(pulled, params, first, g), []
     for k in range(len(jax.tree.leaves(probe.x)[0])):
         x = jax.tree.map(lambda leaf, k=k: leaf[k], probe.x)
-        blocks = layout.explode(f(probe.params, x, rng.normal(size=g.shape)))
+        blocks = layout.explode(f(params, x, rng.normal(size=g.shape)))
         found.append([np.nan_to_num(block)[None] for block in blocks])
     return found
 
@@ -142,10 +139,10 @@ def _reduced(basis: Array) -> Array:
 
 def _holds(rescaling: Rescaling, probe: Probe, layout: Layout, rng: np.random.Generator) -> bool:
     """Whether random factors leave the outputs of a probe unchanged."""
-    blocks = [block[None] for block in layout.explode(probe.params)]
+    blocks = [block[None] for block in layout.explode(probe.params[0])]
     log = rng.normal(size=rescaling.sums(blocks).shape[1:])
     moved = layout.assemble([block[0] for block in rescaling.applied(blocks, log)])
-    return probe.change(moved) <= 10 * probe.tolerance
+    return probe.change([moved]) <= 10 * probe.branch.tolerance
 
 
 def balance(blocks: Sequence[Array], rescalings: Sequence[Rescaling]) -> tuple[Blocks, list[Array]]:

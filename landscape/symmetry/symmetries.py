@@ -1,6 +1,6 @@
 """Permutations of a network's units that leave its outputs unchanged: read off its trace, verified on numbers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +9,10 @@ import numpy as np
 from landscape.checkpoints import words
 from landscape.symmetry.axes import Axis, atoms, atoms_of, pin
 from landscape.symmetry.blocks import Layout, Symmetry, generators, permute
-from landscape.symmetry.probes import Probe, Wide, inputs
+from landscape.symmetry.probes import Branch, One, Probe
 from landscape.symmetry.trace import Trace
 
 Params = Any
-One = Callable[[Params, Any], jax.Array]
 PROBES = 2
 
 
@@ -41,20 +40,16 @@ class Symmetries(NamedTuple):
         return [self.layout.names[k] for k in dict.fromkeys(owners[b][0] for b, _ in symmetry.members)]
 
 
-def find(one: One, params: Params, x: Any, *, seed: int = 0) -> Symmetries:
+def find(branch: Branch, *, seed: int = 0) -> Symmetries:
     """All permutations of units found in the trace that leave the outputs unchanged on random numbers.
 
     Args:
-        one: The network on one example, params, x [...] -> outputs.
-        params: Its parameters.
-        x: A few examples [N, ...].
-        seed: Of the random parameters, inputs and permutations.
+        branch: The network.
+        seed: Of the random parameters and permutations.
     """
-    layout, trace, read = _traced(one, params, jax.tree.map(lambda leaf: leaf[0], x))
+    layout, trace, read = _traced(branch.one, branch.params, jax.tree.map(lambda leaf: leaf[0], branch.x))
     rng = np.random.default_rng(seed)
-    x = inputs(x, rng)
-    outputs = Wide(jax.vmap(one, (None, 0)), params, x)
-    probes = [Probe(outputs, params, x, rng) for _ in range(PROBES)]
+    probes = [Probe(branch, rng) for _ in range(PROBES)]
     members, partners = _members(layout), _companions(trace.seen)
     nested = {a: [o for o in partners.get(a, ()) if o in members] for a in members}
     found, dropped, place = [], [], {}
@@ -133,9 +128,9 @@ def _candidates(
 def _holds(symmetry: Symmetry, layout: Layout, probes: Sequence[Probe], rng: np.random.Generator) -> bool:
     """Whether permutations that generate all others leave the outputs of every probe unchanged."""
     for probe in probes:
-        blocks = [block[None] for block in layout.explode(probe.params)]
+        blocks = [block[None] for block in layout.explode(probe.params[0])]
         for order in generators(rng, 1, symmetry.slices(blocks, 1), symmetry.size):
             moved = layout.assemble([block[0] for block in permute(blocks, symmetry, order)])
-            if probe.change(moved) > probe.tolerance:
+            if probe.change([moved]) > probe.branch.tolerance:
                 return False
     return True

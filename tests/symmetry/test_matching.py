@@ -10,6 +10,7 @@ import seeds
 from landscape.networks import mlp_branch, one_example
 from landscape.symmetry import matching, rescaling
 from landscape.symmetry.blocks import Symmetry, permute, random_order
+from landscape.symmetry.probes import Branch
 from landscape.symmetry.symmetries import find
 
 
@@ -34,7 +35,7 @@ def branches(seed, count, widths=(9, 3, 4, 2)):
     params, x = jax.vmap(network.init)(keys), np.random.default_rng(seed).normal(size=(4, widths[0])).astype("f4")
     first = jax.tree.map(lambda t: t[0], params)
     one = one_example(network, first, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
-    symmetries = find(one, first, x)
+    symmetries = find(Branch(one, first, x))
     return symmetries.found, [np.asarray(b, float) for b in symmetries.layout.explode(params, 1)]
 
 

@@ -8,6 +8,7 @@ import seeds
 
 from landscape.networks import Network, mlp_branch, one_example
 from landscape.symmetry import rescaling, symmetries
+from landscape.symmetry.probes import Branch
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,9 @@ def test_exponents_are_known_and_balancing_reaches_the_least_norm(name, seed):
     network, shape, wanted = CASES[name]
     params, x = network.init(jax.random.key(seed)), np.random.default_rng(seed).normal(size=(6, *shape)).astype("f4")
     one = one_example(network, params, jax.ShapeDtypeStruct(shape, x.dtype))
-    found = symmetries.find(one, params, x)
-    several = rescaling.find(one, params, x, found)
+    branch = Branch(one, params, x)
+    found = symmetries.find(branch)
+    several = rescaling.find(branch, found)
     up_to_sign = [{normalised(r.exponents), normalised([-e for e in r.exponents])} for r in several]
     assert len(up_to_sign) == len(wanted)
     assert all(any(normalised(e) in both for both in up_to_sign) for e in wanted)

@@ -11,6 +11,7 @@ from jax import lax
 from landscape.networks import Network, from_flax, mlp_branch, one_example, recurrent_branch
 from landscape.symmetry import matching
 from landscape.symmetry.blocks import generators
+from landscape.symmetry.probes import Branch
 from landscape.symmetry.symmetries import find
 
 RELU = jax.nn.relu
@@ -232,7 +233,7 @@ def traced(network, shape, seed):
     """A network of one example, parameters, examples, and its symmetries."""
     params, x = network.init(jax.random.key(seed)), examples(shape, seed)
     one = one_example(network, params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
-    return one, params, x, find(one, params, x, seed=seed)
+    return one, params, x, find(Branch(one, params, x, seed), seed=seed)
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -283,6 +284,16 @@ def test_a_false_rule_is_caught_by_numbers(seed, monkeypatch):
 def test_what_pins_is_named(seed):
     network = made(lambda w, x: jnp.fft.fft(jnp.tanh(x.reshape(5) @ w["a"])).real @ w["b"], a=(5, 4), b=(4, 3))
     assert traced(network, (5,), seed)[3].unknown == {"fft": 1}
+
+
+def test_what_is_read_for_its_shape_alone_ties_nothing(seed):
+    """As masks are made from the first feature of every token."""
+
+    def apply(w, x):
+        h = jnp.tanh(x.reshape(5) @ w["a"])
+        return (h * jnp.ones_like(jnp.sort(h)[:1])) @ w["b"]
+
+    assert [s.size for s in traced(made(apply, a=(5, 4), b=(4, 3)), (5,), seed)[3].found] == [4]
 
 
 def test_half_precision_and_fixed_types(seed):
