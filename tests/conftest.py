@@ -2,6 +2,7 @@
 
 import gc
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import jax
 import pytest
 import seeds
 
+FEW = 100
+"""Tests of a session below which all of them run: those that a person asked for by name."""
 collect_ignore = ["tutorials"]
 """Other people's programs: no tests in them, and they import what need not be installed."""
 
@@ -21,8 +24,23 @@ jax.devices()  # started here: commands run inside a test then find four devices
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the random searches for unsound intervals and false minima run."""
+    """How many of the slow tests run, and how long the random searches for unsound intervals and false minima."""
+    parser.addoption("--slow", type=float, default=0.5, help="share of the slow tests, drawn anew a session; 1 for all")
     parser.addoption("--cases", type=int, default=200, help="random branches and surfaces; 10000 branches take hours")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out a share of the tests marked slow, which the session's seed draws: all of them run in a few sessions."""
+    share = config.getoption("--slow")
+
+    def drawn(item: pytest.Item) -> bool:
+        chance = zlib.crc32(f"{seeds.SEED} {item.nodeid}".encode()) / 2**32
+        return item.get_closest_marker("slow") is None or chance < share
+
+    left = [item for item in items if not drawn(item)]
+    if left and len(items) > FEW:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if drawn(item)]
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,7 @@ def results(path: Path) -> dict[str, Any]:
     return {**found, "measures": (path / "measures.json").read_bytes()}
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(whole: Whole, tmp_path: Path, dice: random.Random) -> None:
     path, begun, seconds = whole
     killed, arguments = tmp_path / "killed", [*SMALL, "--out", str(tmp_path / "killed")]

@@ -43,6 +43,7 @@ def test_stripped_and_ready_for_colab(path):
         assert word in versions
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # what the notebook client itself warns of is not ours
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_in_its_smallest_size(path, tmp_path, monkeypatch):

@@ -64,6 +64,7 @@ def everything(x, weight):
                                      problem.data.fingerprint))  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_same_bits_from_disk(kinds, weighted: bool) -> None:
     weight = np.where(np.arange(N) % 4, 3.0, 0.0) if weighted else None

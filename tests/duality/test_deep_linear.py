@@ -363,6 +363,7 @@ def test_records_print_one_line():
     assert len(repr(certificate)) < 160
 
 
+@pytest.mark.slow
 def test_command_says_what_is_missing_and_does_the_rest(tmp_path, monkeypatch, capsys):
     from landscape.__main__ import dispatch
     from landscape.paper import theorem2

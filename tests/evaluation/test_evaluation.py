@@ -101,6 +101,7 @@ def test_one_device_equals_four_and_rows_are_shared_when_examples_are_few(exampl
     assert four.metadata["device"].startswith("4 x")
 
 
+@pytest.mark.slow
 def test_branches_split_over_devices_are_those_of_one_device() -> None:
     share, rng, devices = 2, seeds.generator(), jax.local_devices()[:4]
     branches = [networks.relu_branch(6, 2, 3, bias=True), networks.mlp_branch((6, 3), bias=True)]

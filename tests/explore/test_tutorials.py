@@ -66,6 +66,7 @@ def risk(name: str, f: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean({"cross_entropy": np.logaddexp.reduce(f, -1) - own, "nll": -own}[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_a_tutorial_and_one_command(
     name: str, digits: ls.Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -132,6 +133,7 @@ KERAS = """
 """
 
 
+@pytest.mark.slow
 def test_the_tutorial_of_keras(tmp_path: Path) -> None:
     if importlib.util.find_spec("keras") is None:  # importing it here would choose a backend for this process
         pytest.skip("keras is not installed")

@@ -135,6 +135,7 @@ def drawn_cases(count: int) -> set[str]:
     return set(np.random.default_rng(seeds.SEED).choice(list(draw_cases()), count, replace=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", draw_cases())
 def test_every_kind_of_example_and_output(name: str) -> None:
     init, apply, x, y, forward = draw_cases()[name]

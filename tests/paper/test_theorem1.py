@@ -29,6 +29,7 @@ def start(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_without_data_the_other_cases_are_shown(start, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("LANDSCAPE_DATA", raising=False)
@@ -76,6 +77,7 @@ def test_two_digits_are_certified(data_root) -> None:
         assert 0 < gap.gap.lo <= gap.gap.hi < found.delta.hi / branches
 
 
+@pytest.mark.slow
 def test_delta_from_the_arrangement_equals_the_traced_one() -> None:
     seed = int(seeds.generator().integers(2**31))
     rng = np.random.default_rng(seed)

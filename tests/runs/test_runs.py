@@ -267,6 +267,7 @@ def test_two_processes_of_one_job_share_a_directory_and_stop_together() -> None:
 LANDSCAPE = [sys.executable, "-m", "landscape"]
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_surfaces_of_one_and_continue_them_after_a_stop() -> None:
     sizes = ["--smoke", "--branches", "5", "--points", "5", "--steps", "60", "--out"]
     job = pair("figure1", *sizes, "two", command=LANDSCAPE)

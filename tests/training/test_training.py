@@ -130,6 +130,7 @@ def wide(rng: np.random.Generator, **options: Any) -> ls.Problem:
     return ls.Problem(ls.Dataset(x, y), ls.MultiBranch(kinds, [8, 4], **options), ls.losses.multiclass_hinge)
 
 
+@pytest.mark.slow
 def test_branches_split_over_devices_and_seeds_that_take_turns_train_alike() -> None:
     seed = int(seeds.generator().integers(10**6))
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.05, 0.9))
@@ -274,6 +275,7 @@ def test_a_state_of_other_inputs_is_refused(tmp_path) -> None:
         ls.train(unnamed[1], made, optax.sgd(0.1), directory=tmp_path / "other", **options)
 
 
+@pytest.mark.slow
 def test_training_stops_once_no_seed_improves() -> None:
     rng = seeds.generator()
     problem, made = small(rng), keys(2, rng)

@@ -57,6 +57,7 @@ def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "batch"), [("whole", 7), ("four devices", 37)])
 def test_the_unit_of_weights_and_padding_change_no_step(way, batch, rng) -> None:
     """To the last bit for padding and powers of two; five times the weights differ in the rounding of their shares."""
@@ -76,6 +77,7 @@ def test_the_unit_of_weights_and_padding_change_no_step(way, batch, rng) -> None
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_equal_weights_in_any_unit_are_no_weights(rng) -> None:
     made, unit = weighted(rng), rng.choice([1e37, 1e-42])
     keys = jax.random.split(jax.random.key(1), 2)
@@ -109,6 +111,7 @@ def test_minibatches_follow_their_own_weighted_mean(rng) -> None:
         np.testing.assert_allclose(found.risk[seed], risk, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_padding_may_lie_where_the_network_is_not_a_number(rng) -> None:
     made = weighted(rng)
     inner = networks.relu_branch(5, 2, 3)
@@ -127,6 +130,7 @@ def test_padding_may_lie_where_the_network_is_not_a_number(rng) -> None:
     assert lines[1].metadata["checks"]["max_difference"] < 1e-5
 
 
+@pytest.mark.slow
 def test_a_minibatch_without_weight_makes_no_step(rng) -> None:
     made = weighted(rng)
     w = made.network.init(jax.random.key(0))
@@ -146,6 +150,7 @@ def test_batches_are_no_larger_than_the_examples_that_weigh(rng) -> None:
         trained(made, jax.random.split(jax.random.key(0), 2), batch_size=38)
 
 
+@pytest.mark.slow
 def test_steps_of_averaged_networks_are_those_of_sums_over_the_number_of_branches(rng) -> None:
     """With a loss linear in the outputs, so that its slope is the same in both."""
     count, keys = int(rng.integers(2, 30)), jax.random.split(jax.random.key(3), 2)

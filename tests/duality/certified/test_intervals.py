@@ -26,6 +26,7 @@ OTHERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ACTIVATIONS, *OTHERS])
 def test_bounds_hold_and_shrink(name: str) -> None:
     """On fresh boxes f and its derivative stay inside; the excess of the bounds is of second order in the box."""

@@ -94,6 +94,7 @@ def check(cases: int, seed: int) -> None:
         assert domain.contains(found.point), where
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 def test_random_convex_functions() -> None:
     check(25, int(seeds.generator().integers(2**31)))
