@@ -208,6 +208,8 @@ def _announce(line: Line, loaded: inputs.Loaded, example: Params, compiled: Any)
     else:
         plan = estimate.of_function(compiled, example, amount)
     run.plan(f"{config.points} x {config.points} points", *plan.words())
+    if plan.route:
+        run.say("route", plan.route)
     for remark in loaded.remarks:
         run.say("note", remark)
 

@@ -53,12 +53,13 @@ class Amount(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Bytes on a device, counted work in words, seconds, and floating-point operations where they are known."""
+    """Bytes on a device, counted work in words, seconds; of a problem floating-point operations and route, too."""
 
     nbytes: int
     count: str
     seconds: float
     operations: float = 0.0
+    route: str = ""
 
     def words(self) -> tuple[str, str, str]:
         """Memory, work and time in words."""
@@ -79,7 +80,7 @@ def of_problem(problem: Problem, amount: Amount, memory: int | None = None) -> F
     seconds = training / rates[0] / min(devices, 3) + slow / rates[0] + fast / rates[1] / devices
     compiled = sum(map(bool, (amount.trained, amount.hvp_calls, amount.curvature_points, amount.surfaces)))
     total = training + slow + fast
-    return Forecast(plan.nbytes, operations(total), seconds + COMPILING * compiled, total)
+    return Forecast(plan.nbytes, operations(total), seconds + COMPILING * compiled, total, str(plan.route))
 
 
 def of_function(compiled: Any, params: Any, amount: Amount) -> Forecast:
