@@ -46,6 +46,21 @@ def is_variable(atom: Any) -> bool:
     return not isinstance(atom, jcore.Literal)
 
 
+def needed(jaxpr: jcore.Jaxpr) -> list[Equation]:
+    """The equations that the outputs depend on, in order; values that are read for their shape alone are not.
+
+    >>> closed = jax.make_jaxpr(lambda x: (x * 2, x + 1)[0])(1.0)
+    >>> [e.primitive.name for e in needed(closed.jaxpr)]
+    ['mul']
+    """
+    wanted, kept = {v for v in jaxpr.outvars if is_variable(v)}, []
+    for e in reversed(jaxpr.eqns):
+        if wanted & set(e.outvars):
+            wanted |= {v for v in e.invars if is_variable(v)}
+            kept.append(e)
+    return kept[::-1]
+
+
 def as_function(equation: Equation) -> Callable[..., list[Any]]:
     """One equation as a function of all its operands, literals included. It keeps its own derivative rule."""
     alone = jax.make_jaxpr(lambda *xs: list(xs))(*(v.aval for v in equation.invars)).jaxpr

@@ -10,6 +10,7 @@ import numpy as np
 
 from landscape.arrays import trees
 from landscape.compiler.flatten import coarsest
+from landscape.compiler.interpreter import needed
 
 Params = Any
 One = Callable[[Params, Any], Any]
@@ -40,6 +41,7 @@ class Wide:
         """Trace the function in float64, or as it is."""
         with trees.float64() if wide else nullcontext():
             closed = jax.make_jaxpr(self._f)(*jax.tree.map(lambda leaf: _shape(leaf, wide), self._like))
+        closed = closed.replace(jaxpr=closed.jaxpr.replace(eqns=needed(closed.jaxpr)))
         self._wide, self._run, self.epsilon = wide, jax.jit(self._f), float(jnp.finfo(coarsest(closed)).eps)
 
     def __call__(self, *args: Any) -> Any:

@@ -19,6 +19,10 @@ from landscape.symmetry.symmetries import Symmetries
 Params = Any
 Array = np.ndarray
 
+FAR = 40.0
+"""log c beyond which there is no least norm: such a rescaling is left out."""
+POWER = 4
+"""Largest exponent."""
 SWEEPS = 200
 CONVERGED = 1e-9
 """Largest log c of a sweep after which parameters are balanced."""
@@ -118,7 +122,8 @@ def null_vectors(matrix: Array, tolerance: float) -> list[tuple[float, ...]]:
     _, values, basis = np.linalg.svd(matrix / np.where(size > 0, size, 1))
     rank = int((values > tolerance * max(values.max(), 1e-300)).sum())
     found = [2 * vector for vector in _reduced(basis[rank:])]
-    return [tuple((np.round(v) / 2).tolist()) for v in found if np.abs(v - np.round(v)).max() < 1e3 * tolerance]
+    found = [v for v in found if np.abs(v - np.round(v)).max() < 1e3 * tolerance and np.abs(v).max() <= 2 * POWER]
+    return [tuple((np.round(v) / 2).tolist()) for v in found]
 
 
 def _reduced(basis: Array) -> Array:
@@ -128,7 +133,7 @@ def _reduced(basis: Array) -> Array:
         if row == len(basis):
             break
         pivot = row + int(np.argmax(np.abs(basis[row:, column])))
-        if abs(basis[pivot, column]) > 1e-6:
+        if abs(basis[pivot, column]) > 1e-4:
             basis[[row, pivot]] = basis[[pivot, row]]
             basis[row] /= basis[row, column]
             others = np.arange(len(basis)) != row
@@ -149,13 +154,14 @@ def balance(blocks: Sequence[Array], rescalings: Sequence[Rescaling]) -> tuple[B
     """The rescaled parameters of least norm, and log c [K, S, n] of every rescaling.
 
     Of every unit, the parts P that grow as c^a and Q that shrink as c^−b are weighed: a ‖P‖² = b ‖Q‖² at the least
-    norm. Units of which one part is zero stay as they are, as do rescalings with other exponents.
+    norm. Units of which one part is zero stay as they are, as do rescalings with other exponents, or whose norm falls
+    for ever.
 
     Args:
         blocks: [K, ...].
         rescalings: Those of the network.
     """
-    blocks = list(blocks)
+    start, blocks = blocks, list(blocks)
     logs = [np.zeros(r.sums(blocks).shape[1:]) for r in rescalings]
     for _ in range(SWEEPS):
         largest = 0.0
@@ -164,6 +170,13 @@ def balance(blocks: Sequence[Array], rescalings: Sequence[Rescaling]) -> tuple[B
             log += step
             blocks = r.applied(blocks, step)
             largest = max(largest, float(np.abs(step).max(initial=0)))
+        far = [float(np.abs(log).max(initial=0)) for log in logs]
+        if max(far, default=0) > FAR:
+            still = [
+                r._replace(exponents=(0.0,) * len(r.exponents)) if f > FAR else r
+                for r, f in zip(rescalings, far, strict=True)
+            ]
+            return balance(start, still)
         if largest < CONVERGED:
             break
     return blocks, logs

@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core as jcore
 
 from landscape.compiler.flatten import CALLS, DERIVED
-from landscape.compiler.interpreter import Equation, interpret, is_variable, read
+from landscape.compiler.interpreter import Equation, interpret, needed, read
 from landscape.symmetry.axes import Axis, atoms_of, is_pinned, pin, root, unify
 from landscape.symmetry.rules import Axes, rule_of, shapes_of
 
@@ -37,7 +37,7 @@ class Trace:
         """
         known = [*map(constant, consts), *inputs]
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], known, strict=True))
-        interpret(_needed(jaxpr), env, self._outputs, _literal)
+        interpret(needed(jaxpr), env, self._outputs, _literal)
         return [read(env, atom, _literal) for atom in jaxpr.outvars]
 
     def _outputs(self, e: Equation, xs: list[Axes]) -> list[Axes]:
@@ -85,16 +85,6 @@ class Trace:
         for other in others:
             _unify_all(first, other)
         return first
-
-
-def _needed(jaxpr: jcore.Jaxpr) -> list[Equation]:
-    """The equations that the outputs depend on: a value that is read for its shape alone ties nothing."""
-    needed, kept = {v for v in jaxpr.outvars if is_variable(v)}, []
-    for e in reversed(jaxpr.eqns):
-        if needed & set(e.outvars):
-            needed |= {v for v in e.invars if is_variable(v)}
-            kept.append(e)
-    return kept[::-1]
 
 
 def _pin_all(several: Sequence[Axes]) -> None:
