@@ -237,8 +237,13 @@ class Surface:
         return found[0]
 
 
-def save_stack(path: Path | str, surfaces: Sequence[Surface]) -> None:
+def save_stack(path: Path | str, surfaces: Sequence[Surface], left_out: bool = False) -> None:
     """Write several surfaces of the same shape as one netCDF, dimensions (surface, point_a, point_b).
+
+    Args:
+        path: The file.
+        surfaces: At least one.
+        left_out: Whether their `left_out` is kept, which takes the most room.
 
     Raises:
         ValueError: No surfaces, or different shapes.
@@ -254,9 +259,10 @@ def save_stack(path: Path | str, surfaces: Sequence[Surface]) -> None:
     names = sorted(set.intersection(*(set(s.layers) for s in surfaces)))
     variables: dict[str, Any] = {"risk": (points, np.stack([s.risk for s in surfaces]), {"units": "loss"})}
     variables |= {name: (points, np.stack([s.layers[name] for s in surfaces])) for name in names}
-    for name in ("standard_error", "difference_error"):  # the surfaces without a group would take the most room
-        if all(name in s.errors for s in surfaces):
-            variables[name] = (points, np.stack([s.errors[name] for s in surfaces]), {"units": "loss"})
+    for name, before in ERRORS.items():
+        if all(name in s.errors for s in surfaces) and (left_out or name != "left_out"):
+            dims = points[:1], before, points[1:]
+            variables[name] = (sum(dims, ()), np.stack([s.errors[name] for s in surfaces]), {"units": "loss"})
     count = max(len(s.anchors) for s in surfaces)
     for i, k in enumerate("ab"):
         variables[f"anchor_{k}"] = (

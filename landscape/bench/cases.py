@@ -166,7 +166,7 @@ def _surface(case: Case, precision: str, memory: int | None, seed: int) -> Ready
     found = cost_model.costs(problem.network, plane.origin, jax.ShapeDtypeStruct(problem.data.x.shape[1:], np.float32))
     held = sum(n * cost.held for n, cost in zip(problem.network.counts, found, strict=True))
     chunks = math.ceil(case.examples / plan.tile.examples)
-    least = chunks * 3 * trees.nbytes(plane.origin) + sum(t.nbytes for t in inputs[1]) + 4 * case.points**2
+    least = chunks * 3 * trees.nbytes(plane.origin) + trees.nbytes(inputs[1]) + 4 * case.points**2
     return Ready(
         case,
         "grid points",

@@ -48,9 +48,14 @@ class _Second(NamedTuple):
 MOMENTS = len(_Second._fields)
 
 
+def length(losses: int) -> int:
+    """K, the number of sums for Q losses: one each, the first loss's by groups, and its second moments."""
+    return losses + GROUPS + MOMENTS
+
+
 def zeros(losses: int, dtype: Any) -> jax.Array:
-    """No examples yet, [K]: the sum of each of Q losses, the first loss's by groups, and its second moments."""
-    return jnp.zeros(losses + GROUPS + MOMENTS, dtype)
+    """No examples yet, [K]."""
+    return jnp.zeros(length(losses), dtype)
 
 
 def values(losses: Sequence[Loss], outputs: jax.Array, y: jax.Array) -> jax.Array:

@@ -179,8 +179,9 @@ def _blocks(
     inputs = block.prepare(problem, planes, grids, losses, plan, execution)
     blocks, kept = inputs.layout.blocks, _kept(inputs, planes, grids, execution)
     known = [kept.load(i) for i in range(blocks)]
-    points, sums, anchors = len(planes) * len(grids[0].a) * len(grids[0].b), np.zeros(()), np.zeros(())
-    examples = 0
+    points, examples = len(planes) * len(grids[0].a) * len(grids[0].b), 0
+    sums = np.zeros((len(planes), moments.length(len(losses)), inputs.size))
+    anchors = np.zeros((len(planes), 0 if inputs.direct else len(planes[0].anchors)))
     with showing(execution.progress, "surface", points, "points") as bar:
         for i, there in enumerate(hardware.from_leader(np.array([found is not None for found in known])).tolist()):
             found = known[i]

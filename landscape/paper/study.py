@@ -174,7 +174,7 @@ def _measured(network: Studied, recipe: Recipe, run: Run) -> list[trends.Measure
         bar.note(f"{total:,} points, {total / max(bar.seconds, 1e-9):,.0f} points/s")
     found = [_annotated(m, solutions) for m in found]
     if run.leader:
-        surfaces.save_stack(file, [m.surface for m in found])
+        surfaces.save_stack(file, [m.surface for m in found], left_out=True)
         atomic.remove(run.path, "block-*.npz")
     run.check_stop()
     return found
