@@ -147,7 +147,7 @@ class Packing(NamedTuple):
         """The vector, and a list of the other leaves."""
         pairs = list(zip(jax.tree.leaves(tree), self.small, strict=True))
         together = [x.reshape(-1) for x, small in pairs if small]
-        return [jnp.concatenate(together)] * bool(together), [x for x, small in pairs if not small]
+        return [jnp.concatenate(together)] if together else [], [x for x, small in pairs if not small]
 
     def unpacked(self, packed: Tree) -> Tree:
         """The tree that was packed."""

@@ -93,6 +93,7 @@ def evaluate(
         execution = replace(execution, devices=tuple(devices))
     if not isinstance(problem, Problem):
         check_solutions(plane.origin, plane.u, plane.v)
+        pointwise.quantities(problem, plane)
         plane = of_read(problem, plane, rebuild=grid is None)
     return surface_on(problem, plane, grid_around(plane) if grid is None else grid, execution, layers)
 
