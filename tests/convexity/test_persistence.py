@@ -142,7 +142,7 @@ def test_two_wells_of_known_depth_are_two_minima(cases, rng, wells):
         if 0.25 * depth > tolerance:  # coarse grids see less than the whole depth
             counted += 1
             assert report.minima == 2, (k, scale, offset)
-            assert 0.25 * depth < report.persistence_loss < 1.1 * depth + report.resolution, (k, scale, offset)
+            assert 0.25 * depth < report.persistence_loss < 1.4 * depth + report.resolution, (k, scale, offset)
     assert counted > cases / 4
 
 
