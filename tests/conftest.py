@@ -25,7 +25,7 @@ jax.devices()  # started here: commands run inside a test then find four devices
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How many of the slow tests run, and how long the random searches for unsound intervals and false minima."""
-    parser.addoption("--slow", type=float, default=0.5, help="share of the slow tests, drawn anew a session; 1 for all")
+    parser.addoption("--slow", type=float, default=0.2, help="share of the slow tests, drawn anew a session; 1 for all")
     parser.addoption("--cases", type=int, default=200, help="random branches and surfaces; 10000 branches take hours")
 
 

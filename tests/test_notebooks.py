@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PROJECT = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
 REPOSITORY = PROJECT["tool"]["landscape"]["repository"]
@@ -43,7 +45,6 @@ def test_stripped_and_ready_for_colab(path):
         assert word in versions
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # what the notebook client itself warns of is not ours
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_in_its_smallest_size(path, tmp_path, monkeypatch):

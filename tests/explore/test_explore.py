@@ -20,6 +20,8 @@ from landscape.explore.view import radius, regulariser
 from landscape.files import atomic
 from landscape.networks import modules
 
+pytestmark = pytest.mark.slow
+
 EDGES = ((1, 2), (1, 3), (2, 3), (4, 5), (4, 6), (5, 6))
 MANY = ("--network", "own_module:many", "--data", "own_module:data", "--loss", "own_module:loss")
 
@@ -135,7 +137,6 @@ def test_trajectories_of_one_name_in_two_folders() -> None:
     assert explore(*words[:-1], "two", "--paths", "a/trajectory.npz", "a/trajectory.npz") == WRONG
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("plane", ["random", "gradient", "hessian"])
 @pytest.mark.usefixtures("undrawn")
 def test_planes_through_one_solution(plane: str) -> None:
@@ -151,7 +152,6 @@ def test_planes_through_one_solution(plane: str) -> None:
         assert record["largest"][0] >= record["largest"][1] >= record["smallest"]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_training_with_trajectories_and_the_plan_before_it(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--batch-size", "20", "--steps", "40", "--record", "10", "--plane", "pca", "--learning-rate", "0.2")
@@ -170,7 +170,6 @@ def test_training_with_trajectories_and_the_plan_before_it(capsys: pytest.Captur
     assert surface.anchor_risk[-1] == pytest.approx(found.risk[0], rel=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.filterwarnings("default:.*It is computed again")
 def test_stopped_at_any_stage_and_continued_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +208,6 @@ def test_stopped_at_any_stage_and_continued_bit_for_bit(monkeypatch: pytest.Monk
     assert not [*Path("parts").glob("stage-*"), *Path("parts").glob("block-*"), *Path("parts").glob("training*")]
 
 
-@pytest.mark.slow
 def test_aligned_branches_before_and_after_with_a_spread() -> None:
     w = own_module.many().init(jax.random.key(0))
     files = [f"m{k}.npz" for k in range(6)]
@@ -286,7 +284,6 @@ def test_mistakes_end_with_a_sentence(
     assert len(message.splitlines()) <= 3
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_statistics_are_an_explicit_choice() -> None:
     words = ("--network", "own_module:Normed", *MANY[2:], "--quiet")
@@ -351,7 +348,6 @@ class Cnn(nnx.Module):
         return self.out(x.mean((-3, -2)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cnn", "recurrent", "vgg"])
 def test_images_of_cifar10_through_own_networks(kind: str, request: pytest.FixtureRequest) -> None:
     try:

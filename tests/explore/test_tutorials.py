@@ -19,6 +19,8 @@ import landscape as ls
 from landscape import datasets
 from landscape.__main__ import dispatch, exit_code
 
+pytestmark = pytest.mark.slow
+
 STEPS, LIMIT = 6, 200
 EVERY = {
     "nnx": ("flax_nnx_cnn", "CNN", "main", "cross_entropy", "orbax", "CNN (flax nnx)", "28 x 28 x 1"),
@@ -66,7 +68,6 @@ def risk(name: str, f: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean({"cross_entropy": np.logaddexp.reduce(f, -1) - own, "nll": -own}[name]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_a_tutorial_and_one_command(
     name: str, digits: ls.Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -133,7 +134,6 @@ KERAS = """
 """
 
 
-@pytest.mark.slow
 def test_the_tutorial_of_keras(tmp_path: Path) -> None:
     if importlib.util.find_spec("keras") is None:  # importing it here would choose a backend for this process
         pytest.skip("keras is not installed")

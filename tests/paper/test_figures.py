@@ -13,6 +13,8 @@ from landscape.runs import Run
 from landscape.runs.options import Options
 from landscape.surfaces import load_stack
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -50,7 +52,6 @@ def test_sizes_of_figure4_follow_from_its_layers_and_steps_from_its_images():
     assert (chosen.sizes, chosen.examples, chosen.step(4)) == ((2,), None, 1.0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "loss"),
     [
@@ -119,7 +120,6 @@ def test_what_is_at_hand_needs_no_download(tmp_path, monkeypatch):
     assert datasets.at_hand("cifar10")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 def test_figure4_on_the_real_files(dataset, tmp_path, monkeypatch, capsys, data_root):
     monkeypatch.chdir(tmp_path)

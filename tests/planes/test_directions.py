@@ -14,6 +14,8 @@ from landscape.arrays import trees
 from landscape.networks import conv_branch, mlp_branch, relu_branch
 from landscape.planes import directions, spectrum
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def seed() -> int:
@@ -30,7 +32,6 @@ def smooth_problem(seed: int, branches: int = 3) -> ls.Problem:
     return ls.Problem(data, ls.MultiBranch(mlp_branch((3, 4, 2), jnp.tanh, bias=True), branches), ls.losses.squared)
 
 
-@pytest.mark.slow
 def test_filters_have_the_norms_of_the_weights_in_every_branch(seed: int) -> None:
     network = ls.MultiBranch([conv_branch((4, 4, 2), (3, 5), 2, bias=True), relu_branch(32, 3, 2)], [4, 2])
     w = network.init(jax.random.key(seed))
@@ -88,7 +89,6 @@ def test_a_convolution_and_a_dense_layer_of_equal_first_axes_are_one_network(see
         ls.planes.random_filter_normalized(key, {"a": jnp.ones((3, 2)), "b": jnp.ones(2)}, branch_axis=True)
 
 
-@pytest.mark.slow
 def test_a_network_or_its_problem_says_whether_there_is_a_branch_axis(seed: int) -> None:
     problem = smooth_problem(seed, 5)
     w, key = problem.network.init(jax.random.key(seed)), jax.random.key(seed)
@@ -178,7 +178,6 @@ def dense_hessian(problem: ls.Problem, w: object) -> np.ndarray:
         return np.asarray(jax.hessian(risk)(flat))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("branches", [1, 3, 9])
 def test_eigenvalues_and_vectors_equal_a_dense_decomposition(seed: int, branches: int) -> None:
     problem = smooth_problem(seed, branches)
@@ -217,7 +216,6 @@ def test_gradient_and_negative_curvature(seed: int) -> None:
         ls.planes.gradient_curvature(lambda p: (p["x"] ** 2).sum(), {"x": jnp.zeros(3)}, jax.random.key(0))
 
 
-@pytest.mark.slow
 def test_trace_and_density(seed: int) -> None:
     problem = smooth_problem(seed)
     w = problem.network.init(jax.random.key(seed))

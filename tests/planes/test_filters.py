@@ -9,6 +9,8 @@ import seeds
 
 import landscape as ls
 
+pytestmark = pytest.mark.slow
+
 D, H, C, T, V = 6, 4, 3, 5, 7
 UNCLEAR = "output units of"
 

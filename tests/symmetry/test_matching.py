@@ -13,6 +13,8 @@ from landscape.symmetry.blocks import Symmetry, permute, random_order
 from landscape.symmetry.probes import Branch
 from landscape.symmetry.symmetries import find
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def seed():

@@ -10,6 +10,8 @@ from landscape.networks import Network, mlp_branch, one_example
 from landscape.symmetry import rescaling, symmetries
 from landscape.symmetry.probes import Branch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def seed():

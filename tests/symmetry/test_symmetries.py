@@ -14,6 +14,8 @@ from landscape.symmetry.blocks import generators
 from landscape.symmetry.probes import Branch
 from landscape.symmetry.symmetries import find
 
+pytestmark = pytest.mark.slow
+
 RELU = jax.nn.relu
 
 
