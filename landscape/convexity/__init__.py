@@ -39,8 +39,8 @@ from landscape.evaluation.moments import jackknife
 if TYPE_CHECKING:
     from landscape.surfaces import Surface
 
-PAIRS = 8192
-"""Random pairs of points, each drawn along both axes."""
+PAIRS, FEW_PAIRS = 8192, 512
+"""Random pairs of points, each drawn along both axes; fewer where a measure is repeated for its standard error."""
 
 
 class Report(NamedTuple):
@@ -136,12 +136,17 @@ def report(
         return found
     known = surface.metadata
     part = known.get("examples", 0) / known["examples_available"] if known.get("examples_available") else 0.0
-    without = [_measured(surface, f, None, threshold, resolution) for f in surface.left_out]
+    without = [_measured(surface, f, None, threshold, resolution, FEW_PAIRS) for f in surface.left_out]
     return _with_errors(found, without, max(0.0, 1 - part) ** 0.5)
 
 
 def _measured(
-    surface: "Surface", values: np.ndarray, barriers: np.ndarray | None, threshold: float, resolution: float | None
+    surface: "Surface",
+    values: np.ndarray,
+    barriers: np.ndarray | None,
+    threshold: float,
+    resolution: float | None,
+    pairs: int = PAIRS,
 ) -> Report:
     """The report on values [A, B] of a surface's grid; barriers are interpolated when None."""
     whole = _samples(surface, values, resolution)
@@ -159,8 +164,8 @@ def _measured(
     inside = within(whole, anchors) if len(anchors) == 3 else None
     part = None
     if inside is not None and spans(inside.known):
-        part = _measure(*_with_envelope(inside), threshold, edges, None)
-    return _measure(whole, hull, threshold, edges, part)
+        part = _measure(*_with_envelope(inside), threshold, edges, None, pairs)
+    return _measure(whole, hull, threshold, edges, part, pairs)
 
 
 def _with_errors(found: Report, without: Sequence[Report], factor: float) -> Report:
@@ -260,11 +265,13 @@ def _with_envelope(samples: Samples) -> tuple[Samples, Envelope]:
     return samples._replace(resolution=samples.resolution + hull.error), hull
 
 
-def _measure(samples: Samples, hull: Envelope, threshold: float, edges: np.ndarray, triangle: Report | None) -> Report:
+def _measure(
+    samples: Samples, hull: Envelope, threshold: float, edges: np.ndarray, triangle: Report | None, pairs: int
+) -> Report:
     floor, spread = samples.resolution, float(np.nanmax(samples.f) - np.nanmin(samples.f))
     gap, weights = clean(hull.gap, floor), samples.weights
     lost = persistences(samples, max(threshold * spread, floor))
-    middle, error = _midpoint_mean(samples, hull)
+    middle, error = _midpoint_mean(samples, hull, pairs)
     in_loss = (float(gap.max()), float((gap * weights).sum() / weights.sum()), middle, error, float(lost.sum()))
     unit = spread if spread > floor else 1.0  # all gaps are below the floor
     env_max, env_mean, midpoint, midpoint_error, persistence = (value / unit for value in in_loss)
@@ -283,13 +290,13 @@ def _interpolated_barrier(samples: Samples, hull: Envelope, p: np.ndarray, q: np
     return float(clean((values - (1 - t[:, 0]) * values[0] - t[:, 0] * values[-1]).max(), samples.resolution))
 
 
-def _midpoint_mean(samples: Samples, hull: Envelope) -> tuple[float, float]:
+def _midpoint_mean(samples: Samples, hull: Envelope, pairs: int) -> tuple[float, float]:
     """Mean violation at the midpoints of random pairs of samples, and its standard error.
 
     The same random numbers are used with the samples row by row and column by column, so that exchanging the axes
     changes nothing.
     """
-    drawn = np.random.default_rng(0).random((2, PAIRS))
+    drawn = np.random.default_rng(0).random((2, pairs))
     index = np.arange(samples.f.size).reshape(samples.f.shape)
     f, nodes, weights = samples.f.ravel(), samples.nodes, samples.weights.ravel()
     p, q = (np.stack([_draw(weights, order.ravel(), u) for order in (index, index.T)]) for u in drawn)

@@ -12,8 +12,6 @@ minima are told apart as far as the samples between them rise above the convex e
 """
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import minimum_spanning_tree
 
 from landscape.convexity.envelope import Samples, envelope_of, interpolate, spans
 
@@ -31,10 +29,10 @@ def persistences(samples: Samples, floor: float) -> np.ndarray:
         floor: Smaller persistences are not sought, in the units of the values.
     """
     f = samples.f.ravel()
-    merges = _merge(f, *_tree(*_neighbours(samples), f.size))
-    ended = {young for young, _, _ in merges}
+    lowest, links, levels = _basins(f, *_neighbours(samples))
+    merges = _merge(f, links, levels)
     deep = {young for young, _, level in merges if level - f[young] > floor}
-    alive = set(np.flatnonzero(np.isfinite(f)).tolist()) - ended
+    alive = set(lowest.tolist()) - {young for young, _, _ in merges}
     candidates = np.array(sorted(deep | alive, key=lambda i: (f[i], i)))
     if len(candidates) == 1:
         return np.zeros(0)
@@ -62,13 +60,22 @@ def _merge(f: np.ndarray, links: np.ndarray, levels: np.ndarray) -> list[Merge]:
     return merges
 
 
-def _tree(links: np.ndarray, levels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The links of a minimum spanning forest; the other links join components that are joined already."""
-    ranks = np.empty(len(levels))
-    ranks[np.argsort(levels, kind="stable")] = np.arange(1, len(levels) + 1)
-    graph = csr_matrix((ranks, (links[:, 0], links[:, 1])), shape=(size, size))
-    used = np.isin(ranks, minimum_spanning_tree(graph).data)
-    return links[used], levels[used]
+def _basins(f: np.ndarray, links: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The lowest points of the basins of steepest descent, and the links between basins, as pairs of these points.
+
+    A point joins the lowest point of its basin at its own value, so a link inside a basin ends no minimum.
+    """
+    order = np.argsort(f, kind="stable")
+    rank = np.empty(f.size, int)
+    rank[order] = np.arange(f.size)
+    down = np.arange(f.size)  # the rank of the lowest neighbour, or the point's own
+    low, high = np.sort(rank[links], 1).T
+    np.minimum.at(down, high, low)
+    while not np.array_equal(further := down[down], down):
+        down = further
+    ends = order[down[rank[links]]]
+    apart = ends[:, 0] != ends[:, 1]
+    return np.unique(order[down[rank[np.isfinite(f)]]]), ends[apart], levels[apart]
 
 
 def _neighbours(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
