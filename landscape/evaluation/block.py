@@ -16,7 +16,7 @@ from landscape.datasets import Dataset
 from landscape.evaluation import cost_model, moments
 from landscape.evaluation.cost_model import Route
 from landscape.evaluation.direct import point_sums
-from landscape.evaluation.example_layout import ExampleLayout, groups, layout_for
+from landscape.evaluation.example_layout import ExampleLayout, layout_for
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile, grid_sums, lay_out
 from landscape.losses import Loss
@@ -133,7 +133,7 @@ class DeviceInputs(NamedTuple):
         dtype = jax.tree.leaves(self.axes[0])[0].dtype
         part, layout = self.part(i, most), self.layout
         (x, y, weight), rest = jax.tree.map(np.asarray, (part.x, part.y, part.weight)), layout.block - len(part)
-        group = groups(layout, len(self.problem.data))[i * layout.block :][: len(part)]
+        group = layout.group[i * layout.block :][: len(part)]
 
         def padded(t: np.ndarray) -> np.ndarray:
             return np.pad(t.astype(_as_floats(t.dtype, dtype)), [(0, rest)] + [(0, 0)] * (t.ndim - 1), mode="edge")

@@ -9,6 +9,7 @@ from landscape.arrays import trees
 from landscape.arrays.hardware import GIB, cache_bytes
 from landscape.compiler import staged
 from landscape.compiler.costs import Cost
+from landscape.evaluation import moments
 from landscape.evaluation.grid_loop import Tile
 from landscape.networks import MultiBranch
 
@@ -16,6 +17,8 @@ Tree = Any
 Kinds = Sequence[tuple[int, Cost]]
 """Number of branches of every kind, and the cost of one."""
 
+SUMS = moments.length(1)
+"""Sums over examples held at a grid point."""
 VALUES_A_STEP = 800
 """Hidden values of one example that a step of the grid loop should hold on a CPU: enough to keep its product busy."""
 UNITS_A_CHUNK = 1024
@@ -193,7 +196,7 @@ def _bytes(tile: Tile, found: Kinds, sizes: tuple[int, tuple[int, int], int, int
         + tile.points * min(tile.step, count) * (2 * c.late * n + c.weights)
         for count, c in found
     )
-    return item * (grid + branch + 3 * inputs * n + 4 * a * b)
+    return item * (grid + branch + 3 * inputs * n + SUMS * a * b)
 
 
 def _direct_bytes(tile: Tile, found: Kinds, sizes: tuple[int, tuple[int, int], int, int], prefix: bool) -> int:
@@ -201,7 +204,7 @@ def _direct_bytes(tile: Tile, found: Kinds, sizes: tuple[int, tuple[int, int], i
     _, (a, b), inputs, item = sizes
     held = sum(c.weights + 3 * c.held * tile.examples if prefix else n * c.parameters for n, c in found)
     live = max(c.live for _, c in found) * tile.examples
-    return item * (tile.points * (held + live) + 2 * inputs * tile.examples + 4 * a * b)
+    return item * (tile.points * (held + live) + 2 * inputs * tile.examples + SUMS * a * b)
 
 
 def _direct_tile(found: Kinds, share: int, sizes: tuple[int, tuple[int, int], int, int], memory: int) -> Tile:

@@ -32,14 +32,16 @@ class ExampleLayout(NamedTuple):
         blocks: Number of blocks.
         block: Examples of a block; the last block is padded.
         threads: Threads of a single device that share the examples, and the points.
-        order: Positions of the examples in the order in which they are taken, [N]; their own when None.
+        group: The group of every example in the order in which they are taken, [N].
+        order: Their positions in that order, [N]; their own order when None.
     """
 
     mesh: Mesh
     blocks: int
     block: int
-    threads: tuple[int, int] = (1, 1)
-    order: np.ndarray | None = None
+    threads: tuple[int, int]
+    group: np.ndarray
+    order: np.ndarray | None
 
     def over(self, axis: str) -> NamedSharding:
         """Values whose first axis is split along an axis of the mesh."""
@@ -85,7 +87,8 @@ def layout_for(
     blocks = -(-chunks // (sharing * max(1, int(min(aim, chunks)))))
     each = -(-chunks // (sharing * blocks))
     order = None if execution.tolerance is None else random_order(len(problem.data))
-    return ExampleLayout(mesh, blocks, each * sharing * plan.tile.examples, in_threads, order)
+    group = groups(order, len(problem.data))
+    return ExampleLayout(mesh, blocks, each * sharing * plan.tile.examples, in_threads, group, order)
 
 
 def random_order(examples: int) -> np.ndarray:
@@ -93,8 +96,8 @@ def random_order(examples: int) -> np.ndarray:
     return np.random.default_rng(ORDER_SEED).permutation(examples)
 
 
-def groups(layout: ExampleLayout, examples: int) -> np.ndarray:
-    """The group of every example in the order in which they are taken, [N]: groups of equal size, drawn at random."""
-    if layout.order is not None:
+def groups(order: np.ndarray | None, examples: int) -> np.ndarray:
+    """The group of every example in a random order or their own, [N]: groups of equal size, drawn at random."""
+    if order is not None:
         return np.arange(examples, dtype=np.int32) % moments.GROUPS
     return (random_order(examples) % moments.GROUPS).astype(np.int32)

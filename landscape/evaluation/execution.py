@@ -13,9 +13,32 @@ from landscape.evaluation.grid_loop import Tile
 from landscape.files.progress import Bar
 
 
+def wanted_error(tolerance: float | str) -> tuple[float, bool]:
+    """A tolerance as a number, and whether it is a share of the surface's range.
+
+    Args:
+        tolerance: A standard error in loss units, or a share such as "1%".
+
+    Raises:
+        ValueError: It is neither.
+    """
+    text = str(tolerance).strip()
+    share = text.endswith("%")
+    try:
+        value = float(text.removesuffix("%")) / (100 if share else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(
+            "A tolerance is a standard error in loss units, such as 0.01, or a share of the surface's range, such as "
+            f"1%; got {tolerance!r}."
+        )
+    return value, share
+
+
 @dataclass(frozen=True)
 class Execution:
-    """How to run; nothing of this changes what is computed beyond rounding.
+    """How to run; nothing of this but `tolerance` changes what is computed, beyond rounding.
 
     Attributes:
         precision: Of matrix products: "highest" (float32), "high" (tf32 or bf16 in three passes), "default".
@@ -45,30 +68,15 @@ class Execution:
     check_stop: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        """Refuse a tolerance that is none.
-
-        Raises:
-            ValueError: It is neither a positive number nor a positive share such as "1%".
-        """
-        if self.tolerance is not None and not self._wanted()[0] > 0:
-            raise ValueError(
-                f"tolerance must be a standard error in loss units, such as 0.01, or a share of the surface's range, "
-                f'such as "1%"; got {self.tolerance!r}.'
-            )
-
-    def _wanted(self) -> tuple[float, bool]:
-        """The tolerance, and whether it is a share of the range; nan where it is no number."""
-        text = str(self.tolerance).strip()
-        try:
-            return (float(text[:-1]) / 100, True) if text.endswith("%") else (float(text), False)
-        except ValueError:
-            return float("nan"), False
+        """Refuse a tolerance that is none; errors are those of `wanted_error`."""
+        if self.tolerance is not None:
+            wanted_error(self.tolerance)
 
     def allowed_error(self, risk: np.ndarray) -> float:
         """The largest standard error at which a surface is finished, in loss units; inf without a tolerance."""
         if self.tolerance is None:
             return float("inf")
-        wanted, share = self._wanted()
+        wanted, share = wanted_error(self.tolerance)
         finite = risk[np.isfinite(risk)]
         return wanted * (float(np.ptp(finite)) if share and finite.size else 1.0)
 

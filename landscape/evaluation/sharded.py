@@ -15,7 +15,7 @@ from landscape.arrays import hardware, trees
 from landscape.evaluation import block, cost_model, moments
 from landscape.evaluation.anchors import compiled, losses_at
 from landscape.evaluation.block import DeviceInputs, example_of, shard_shapes
-from landscape.evaluation.example_layout import ORDER_SEED, groups
+from landscape.evaluation.example_layout import ORDER_SEED
 from landscape.evaluation.execution import Execution
 from landscape.evaluation.grid_loop import Tile
 from landscape.files import atomic
@@ -217,7 +217,7 @@ def _apart(inputs: DeviceInputs, sums: Any, anchors: Any, examples: int, grid: G
     data, layout, size = inputs.problem.data, inputs.layout, len(grid.a) * len(grid.b)
     weight = np.asarray(data.weight, float)
     weight = (weight if layout.order is None else weight[layout.order])[:examples]
-    group, found = groups(layout, len(data))[:examples], []
+    group, found = layout.group[:examples], []
     for part, at in zip(sums, anchors, strict=True):
         whole = moments.Total(part, weight, group)
         risk = whole.means[0, size:] if inputs.direct else at / weight.sum()

@@ -85,10 +85,10 @@ class Config:
             raise ValueError(f"--points wants at least 2 grid points along each axis; got {self.points}.")
         if not 0 <= self.margin < float("inf") or not 1 < self.rise < float("inf"):
             raise ValueError(f"--margin wants at least 0, --rise more than 1; got {self.margin:g} and {self.rise:g}.")
-        if self.tolerance and not _positive(self.tolerance.removesuffix("%")):
-            raise ValueError(
-                f"--tolerance wants loss units, such as 0.01, or a share, such as 1%; got {self.tolerance}."
-            )
+        if self.tolerance:
+            from landscape.evaluation.execution import wanted_error
+
+            wanted_error(self.tolerance)
         if self.triples < 1 or (self.triples > 1 and (self.solutions or self.plane not in NEEDS_THREE)):
             raise ValueError(
                 "--triples wants at least 1, and more only where planes go through trained solutions.\n"
@@ -106,14 +106,6 @@ class Config:
             names = f"--plane {self.plane} wants three solutions (a file may hold several)"
             if all(path.suffix != ".npz" for path in self.solutions):
                 raise ValueError(f"{names}; got {len(self.solutions)}.\n  With one or two, take --plane random.")
-
-
-def _positive(text: str) -> bool:
-    """Whether a text is a positive number."""
-    try:
-        return 0 < float(text) < float("inf")
-    except ValueError:
-        return False
 
 
 def run(config: Config, run: Run) -> None:

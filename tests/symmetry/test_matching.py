@@ -5,7 +5,6 @@ from itertools import permutations, product
 import jax
 import numpy as np
 import pytest
-import seeds
 
 from landscape.networks import mlp_branch, one_example
 from landscape.symmetry import matching, rescaling
@@ -14,13 +13,6 @@ from landscape.symmetry.probes import Branch
 from landscape.symmetry.symmetries import find
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def seed():
-    seed = seeds.draw()
-    print("seed", seed)
-    return seed
 
 
 def shuffled(found, blocks, rng):

@@ -4,20 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import seeds
 
 from landscape.networks import Network, mlp_branch, one_example
 from landscape.symmetry import rescaling, symmetries
 from landscape.symmetry.probes import Branch
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def seed():
-    seed = seeds.draw()
-    print("seed", seed)
-    return seed
 
 
 def swiglu(w, x):

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import seeds
 from flax import nnx
 from jax import lax
 
@@ -217,13 +216,6 @@ ORDERED = {
     "kronecker": lambda h: jnp.kron(h[:2], h[2:]),
 }
 """Functions of four hidden units that may not all change places."""
-
-
-@pytest.fixture(scope="module")
-def seed():
-    seed = seeds.draw()
-    print("seed", seed)
-    return seed
 
 
 def examples(shape, seed, count=4):
