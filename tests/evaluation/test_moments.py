@@ -81,17 +81,17 @@ def test_losses_far_from_zero_lose_no_digits() -> None:
 
 
 def test_intervals_cover_the_mean_of_the_data_set() -> None:
-    """200 draws of 200 of 10,000 examples with skewed losses: 95 % intervals hold 92–98 % of the time."""
+    """1,500 draws of 200 of 10,000 examples with skewed losses: 95 % intervals hold 92–98 % of the time."""
     rng, n = seeds.generator(), 200
     values = rng.gamma(2.0, 1.0, 10_000)
     held, weights = 0, moments.Weights(jnp.ones(n), jnp.arange(n) % moments.GROUPS)
     add = jax.jit(moments.add)
-    for _ in range(400):
+    for _ in range(1500):
         drawn = rng.choice(values, n, replace=False)
         sums = add(moments.zeros(1, jnp.float32), drawn[None].astype("f4"), weights, jnp.zeros(n))
         total = moments.Total(moments.uncentred(np.asarray(sums)[:, None]), np.ones(n), np.arange(n) % moments.GROUPS)
         held += abs(total.means[0, 0] - values.mean()) <= 1.96 * total.errors(of=10_000).standard[0]
-    assert 0.915 < held / 400 < 0.98, held
+    assert 0.92 < held / 1500 < 0.98, held
 
 
 @pytest.mark.parametrize("route", ROUTES)
